@@ -1,0 +1,138 @@
+"""What each worker's connection can carry: bytes a second up and down, and seconds of delay.
+
+A :class:`Network` is the one description that :mod:`laconic.links.paced` holds its links to in user space
+and :mod:`laconic.bench.testbed` shapes in the kernel. Inside it everything is bytes and seconds;
+``100mbit`` and ``80ms`` exist only in the text that :func:`parse` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from laconic.errors import ConfigError
+
+BIT_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+UNLIMITED = float("inf")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One worker's connection to the network.
+
+    ``up`` and ``down`` are bytes a second out of and into the worker, ``latency`` the seconds that a byte
+    leaving this worker takes to arrive (one way), on top of the time to send it.
+    """
+
+    up: float = UNLIMITED
+    down: float = UNLIMITED
+    latency: float = 0.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """The connections of all workers, and single links that are slower than the connections at their ends.
+
+    ``links`` maps ``(sender, receiver)`` to a :class:`Connection` whose ``up`` is that link's bytes a second and
+    whose ``latency`` replaces the sender's; a pair that is not there is limited by its two ends alone.
+    """
+
+    connections: tuple[Connection, ...]
+    links: tuple[tuple[int, int, Connection], ...] = ()
+
+    @property
+    def workers(self) -> int:
+        """How many workers the network joins."""
+        return len(self.connections)
+
+    def link(self, sender: int, receiver: int) -> Connection:
+        """What one direction of one pair can carry by itself, shared ends left aside."""
+        for a, b, connection in self.links:
+            if (a, b) == (sender, receiver):
+                return connection
+        ends = self.connections[sender], self.connections[receiver]
+        rate = min(ends[0].up, ends[1].down)
+        return Connection(rate, rate, ends[0].latency)
+
+    def to_json(self) -> str:
+        """The network as text, for the worker processes; :meth:`from_json` reads it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Network:
+        """Read what :meth:`to_json` wrote."""
+        raw = json.loads(text)
+        connections = tuple(Connection(**c) for c in raw["connections"])
+        return cls(connections, tuple((a, b, Connection(**c)) for a, b, c in raw["links"]))
+
+
+def parse_rate(text: str) -> float:
+    """Bytes a second from text such as ``100mbit``, ``1.5gbit`` or ``800kbit``.
+
+    Raises: ConfigError with what would be right, also for ``100`` alone and for ``MB``, whose unit is a guess.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)([kmg]?)bit(?:/s|ps)?", text.strip().lower())
+    if match is None or not _positive(match[1]):
+        raise ConfigError(f"link rate {text!r} is not a rate; write bits a second, such as 20mbit, 1.5gbit or 800kbit")
+    return float(match[1]) * BIT_UNITS[match[2]] / 8
+
+
+def parse_time(text: str) -> float:
+    """Seconds from text such as ``30ms``, ``200us`` or ``1.5s``.
+
+    Raises: ConfigError with what would be right.
+    """
+    match = re.fullmatch(r"([0-9.]+)(us|ms|s)", text.strip().lower())
+    if match is None or not _is_number(match[1]):
+        raise ConfigError(f"time {text!r} is not a time; write it with its unit, such as 30ms, 200us or 1.5s")
+    return float(match[1]) * TIME_UNITS[match[2]]
+
+
+def parse_connection(text: str) -> Connection:
+    """A connection from ``RATE[/UPRATE][,LATENCY]``: ``20mbit``, ``20mbit,30ms``, ``50mbit/5mbit,40ms`` (down/up)."""
+    rates, _, latency = text.partition(",")
+    down, _, up = rates.partition("/")
+    rate = parse_rate(down)
+    return Connection(parse_rate(up) if up else rate, rate, parse_time(latency) if latency else 0.0)
+
+
+def parse(link: str, workers: int, overrides: Sequence[str] = ()) -> Network:
+    """The network of ``workers`` equal connections ``link``, with some of them overridden.
+
+    An override is ``WORKER:CONNECTION`` for one worker's connection (``1:5mbit``) or
+    ``SENDER-RECEIVER:CONNECTION`` for one direction of one pair (``0-1:5mbit,80ms``).
+
+    Raises: ConfigError for text that is no connection, and for a worker that does not exist.
+    """
+    connections = [parse_connection(link)] * workers
+    links: dict[tuple[int, int], Connection] = {}
+    for override in overrides:
+        where, colon, what = override.partition(":")
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", where.strip())
+        if match is None or not colon:
+            raise ConfigError(f"link override {override!r}: write WORKER:RATE or SENDER-RECEIVER:RATE, as in 1:5mbit")
+        ends = [int(end) for end in match.groups() if end is not None]
+        if max(ends) >= workers:
+            raise ConfigError(f"link override {override!r}: worker {max(ends)} of {workers}; they count from 0")
+        if len(ends) == 1:
+            connections[ends[0]] = parse_connection(what)
+        elif ends[0] == ends[1]:
+            raise ConfigError(f"link override {override!r}: a link joins two workers, this one joins {ends[0]} to itself")
+        else:
+            link_of = parse_connection(what)
+            links[ends[0], ends[1]] = replace(link_of, latency=link_of.latency or connections[ends[0]].latency)
+    return Network(tuple(connections), tuple((a, b, c) for (a, b), c in links.items()))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False
+
+
+def _positive(text: str) -> bool:
+    return _is_number(text) and float(text) > 0
