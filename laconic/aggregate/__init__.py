@@ -1,0 +1,5 @@
+"""How it is combined: one rule a file. A name in ``__all__`` is public and has a spelling in recipes."""
+
+from laconic.aggregate.mean import Rule, mean, weighted_mean
+
+__all__ = ["Rule", "mean", "weighted_mean"]

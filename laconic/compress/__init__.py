@@ -1,0 +1,27 @@
+"""What the bytes are: one compressor a file. A name in ``__all__`` is public and has a spelling in recipes."""
+
+from laconic.compress.base import Compressor
+from laconic.compress.chain import chain
+from laconic.compress.e3m0 import e3m0
+from laconic.compress.error_feedback import error_feedback
+from laconic.compress.half import half
+from laconic.compress.identity import identity
+from laconic.compress.int8 import int8
+from laconic.compress.momentum_correction import momentum_correction
+from laconic.compress.random_k import random_k
+from laconic.compress.topk import topk
+from laconic.compress.warm_up import warm_up
+
+__all__ = [
+    "Compressor",
+    "chain",
+    "e3m0",
+    "error_feedback",
+    "half",
+    "identity",
+    "int8",
+    "momentum_correction",
+    "random_k",
+    "topk",
+    "warm_up",
+]

@@ -1,0 +1,87 @@
+"""The shape of a compressor: how one tensor becomes one packet and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from laconic.errors import ConfigError, NotANumber, PacketError
+from laconic.packet import Packet, shape_of
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class Compressor(NamedTuple):
+    """One tensor to one packet, and back.
+
+    ``init(like)`` makes the state for tensors like ``like``; ``compress(tensor, state)`` leaves both alone and
+    returns ``(packet, new state)``; ``decompress(packet)`` needs the packet alone. Packets of a ``summable``
+    compressor may be added in flight, tensor by tensor, as an all-reduce does. ``refines`` names the packet's
+    floating-point tensor that another compressor may compress further (see :func:`chain`); ``None`` if none can.
+    """
+
+    init: Callable[[Tensor], Any]
+    compress: Callable[[Tensor, Any], tuple[Packet, Any]]
+    decompress: Callable[[Packet], Tensor]
+    summable: bool = False
+    name: str = "compressor"
+    refines: str | None = None
+
+
+def stateless(like: Tensor) -> tuple[()]:
+    """The state of a compressor that remembers nothing."""
+    return ()
+
+
+def share(what: str, value: float, name: str = "density") -> float:
+    """Check that ``value`` is a share in (0, 1].
+
+    Raises: ConfigError that names ``what`` it is for.
+    """
+    if not 0 < value <= 1:
+        raise ConfigError(f"{what}: {name} must be in (0, 1], got {value}; it is a fraction, so 1% is 0.01")
+    return value
+
+
+def finite(what: str, values: Tensor) -> None:
+    """Refuse values that are NaN or infinite, which a residual would otherwise keep for ever.
+
+    Raises: NotANumber.
+    """
+    if values.device.type != "meta" and not bool(torch.isfinite(values).all()):
+        raise NotANumber(f"{what}: the tensor to send holds NaN or infinity")
+
+
+def promised(packet: Packet) -> tuple[tuple[int, ...], int]:
+    """The shape that a packet promises and its number of elements."""
+    shape = shape_of(packet)
+    return shape, math.prod(shape)
+
+
+def whole(packet: Packet, name: str, low: int, high: int) -> int:
+    """A whole number from a packet's header, checked to be in [low, high].
+
+    Raises: PacketError.
+    """
+    value = packet.header.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise PacketError(f"packet: {name} is {value!r}, wanted a whole number in [{low}, {high}]")
+    return value
+
+
+def noise_key(x: Tensor, seed: int, step: int) -> int:
+    """A key for random rounding: a pure function of the seed, the step and the tensor's own values.
+
+    Workers share the seed but not the tensor, so their roundings are independent and their errors average out,
+    while the same tensor at the same step always gives the same packet.
+    """
+    fold = 0
+    if x.device.type != "meta" and x.numel():
+        flat = x.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 256)].double().cpu()
+        fold = int(sample.contiguous().view(torch.int64).bitwise_right_shift(16).sum())
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + fold) % (1 << 63)

@@ -1,0 +1,80 @@
+"""Chains: what one compressor leaves, the next compresses further."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laconic.compress.base import Compressor
+from laconic.compress.int8 import int8
+from laconic.compress.topk import topk
+from laconic.errors import ClashError, PacketError
+from laconic.packet import Packet, need
+
+Chained = tuple[Any, Any]
+
+
+def chain(*compressors: Compressor) -> Compressor:
+    """Compress with the first, then what it leaves to be refined (Top-k's values, say) with the next, and so on.
+
+    Wire:   the first one's packet, with the refined tensor replaced by the next one's packet.
+    Error:  the errors of all; wrap the whole chain in :func:`error_feedback`, not its members.
+    Raises: ClashError where a member leaves nothing that the next could compress: ``chain(int8(), topk())``.
+    """
+    first, *rest = compressors or (topk(), int8())
+    for compressor in rest:
+        first = _pair(first, compressor)
+    return first
+
+
+def _pair(outer: Compressor, inner: Compressor) -> Compressor:
+    part = outer.refines
+    if part is None:
+        raise ClashError(
+            f"chain: {outer.name} leaves nothing that {inner.name} could compress further; put {inner.name} first "
+            "if it leaves values (topk, random_k and identity do)"
+        )
+
+    def init(like: Tensor) -> Chained:
+        packet, _ = outer.compress(torch.empty_like(like, device="meta"), outer.init(_meta(like)))
+        leaves = packet.tensors[part]
+        return outer.init(like), inner.init(torch.zeros(leaves.shape, dtype=leaves.dtype, device=like.device))
+
+    def compress(x: Tensor, state: Chained) -> tuple[Packet, Chained]:
+        packet, outer_state = outer.compress(x, state[0])
+        refined, inner_state = inner.compress(packet.tensors[part], state[1])
+        tensors = {name: t for name, t in packet.tensors.items() if name != part}
+        tensors |= {f"{part}/{name}": t for name, t in refined.tensors.items()}
+        header = packet.header | {f"{part}/": refined.header}
+        return Packet(tensors, header), (outer_state, inner_state)
+
+    def decompress(packet: Packet) -> Tensor:
+        header = packet.header.get(f"{part}/")
+        if not isinstance(header, dict):
+            raise PacketError(f"packet: it lacks the header of its refined {part!r}")
+        prefix = f"{part}/"
+        refined = {n.removeprefix(prefix): t for n, t in packet.tensors.items() if n.startswith(prefix)}
+        rest = {n: t for n, t in packet.tensors.items() if not n.startswith(prefix)}
+        bound = max((t.numel() for t in packet.tensors.values()), default=0) * 2
+        inner_shape = header.get("shape")
+        if not isinstance(inner_shape, list) or len(inner_shape) != 1 or not 0 <= inner_shape[0] <= bound:
+            raise PacketError(f"packet: its refined {part!r} promises shape {inner_shape!r}, more than it carries")
+        values = inner.decompress(Packet(refined, header))
+        joined = Packet(rest | {part: values}, {k: v for k, v in packet.header.items() if k != prefix})
+        need(joined, part, (values.dtype,))
+        return outer.decompress(joined)
+
+    return Compressor(
+        init,
+        compress,
+        decompress,
+        summable=outer.summable and inner.summable,
+        name=f"chain({outer.name}, {inner.name})",
+        refines=f"{part}/{inner.refines}" if inner.refines else None,
+    )
+
+
+def _meta(like: Tensor) -> Tensor:
+    return torch.empty_like(like, device="meta")

@@ -1,0 +1,38 @@
+"""Error feedback: what a compressor drops is added to the next tensor."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from laconic.compress.base import Compressor
+from laconic.compress.topk import topk
+from laconic.packet import Packet
+
+
+class ErrorFeedbackState(NamedTuple):
+    """``residual``, like the tensor: what the peers have not been told yet; ``inner``: the compressor's state."""
+
+    residual: Tensor
+    inner: Any
+
+
+def error_feedback(compressor: Compressor | None = None) -> Compressor:
+    """Carry what ``compressor`` drops into the next tensor: nothing is lost, only late.
+
+    Law:    ``decompress(packet) + new residual == x + old residual``.
+    Source: Karimireddy et al. 2019, arXiv:1901.09847 (EF-SGD).
+    """
+    inner = compressor if compressor is not None else topk()
+
+    def init(like: Tensor) -> ErrorFeedbackState:
+        return ErrorFeedbackState(torch.zeros_like(like), inner.init(like))
+
+    def compress(x: Tensor, state: ErrorFeedbackState) -> tuple[Packet, ErrorFeedbackState]:
+        wanted = x + state.residual
+        packet, inner_state = inner.compress(wanted, state.inner)
+        return packet, ErrorFeedbackState(wanted.sub_(inner.decompress(packet)), inner_state)
+
+    return inner._replace(init=init, compress=compress, name=f"error_feedback({inner.name})")

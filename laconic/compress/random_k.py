@@ -1,0 +1,66 @@
+"""Random-k: send the same randomly chosen entries from every worker, so that no places are sent."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from laconic.compress.base import FLOATS, Compressor, promised, share, whole
+from laconic.packet import Packet, need
+
+
+class RandomKState(NamedTuple):
+    """How many tensors have been sent: the choice of entries is a function of the seed and this."""
+
+    step: int
+
+
+def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Compressor:
+    """Keep ``k = ceil(density * numel)`` entries that the shared ``seed`` and the step choose.
+
+    Every worker chooses the same, so packets are summable and carry no places. The entries are an arithmetic
+    sequence modulo numel with a random start and stride: each is chosen with probability k/numel.
+
+    Wire:   k values in the tensor's dtype.
+    Error:  ``E|x - decompress(compress(x))|^2 = (1 - k/numel) |x|^2``; biased, so wrap it in :func:`error_feedback`.
+            ``scaled`` multiplies by numel/k instead: unbiased, to be used without feedback.
+    Raises: ConfigError unless ``0 < density <= 1``.
+    Source: Stich et al. 2018, arXiv:1809.07599; Wangni et al. 2018, arXiv:1710.09854.
+    """
+    share("random_k", density)
+
+    def init(like: Tensor) -> RandomKState:
+        return RandomKState(0)
+
+    def compress(x: Float[Tensor, "*shape"], state: RandomKState) -> tuple[Packet, RandomKState]:
+        flat = x.detach().reshape(-1)
+        k = math.ceil(density * flat.numel())
+        values = flat[chosen(flat.numel(), k, seed, state.step, flat.device)]
+        if scaled and k:
+            values = values * (flat.numel() / k)
+        header = {"shape": list(x.shape), "seed": seed, "step": state.step}
+        return Packet({"values": values}, header), RandomKState(state.step + 1)
+
+    def decompress(packet: Packet) -> Float[Tensor, "*shape"]:
+        shape, numel = promised(packet)
+        values = need(packet, "values", FLOATS)
+        k = min(values.numel(), numel)
+        step = whole(packet, "step", 0, 1 << 62)
+        places = chosen(numel, k, whole(packet, "seed", -(1 << 62), 1 << 62), step, values.device)
+        return values.new_zeros(numel).scatter_(0, places, values[:k]).reshape(shape)
+
+    return Compressor(init, compress, decompress, summable=True, name="random_k", refines="values")
+
+
+def chosen(numel: int, k: int, seed: int, step: int, device: torch.device) -> Tensor:
+    """The ``k`` places of ``numel`` that (seed, step) choose, all different."""
+    draw = random.Random(f"random_k/{seed}/{step}")
+    start, stride = (draw.randrange(numel), draw.randrange(1, numel + 1)) if numel else (0, 1)
+    while math.gcd(stride, max(numel, 1)) != 1:
+        stride += 1
+    return (torch.arange(k, device=device) * stride + start) % max(numel, 1)

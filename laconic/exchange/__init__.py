@@ -1,0 +1,8 @@
+"""To whom: one exchange a file. A name in ``__all__`` is public and has a spelling in recipes."""
+
+from laconic.exchange.base import Exchange
+from laconic.exchange.everyone import everyone, ring
+from laconic.exchange.pairs import pairs
+from laconic.exchange.powersgd import powersgd
+
+__all__ = ["Exchange", "everyone", "pairs", "powersgd", "ring"]

@@ -1,0 +1,155 @@
+"""A worker's end of the network: send, receive, and the collectives made of them.
+
+A link serves one fixed set of peers. Its calls block; whoever wants overlap runs a whole exchange on the link's
+lane (:mod:`laconic.links.background`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laconic.errors import ConfigError, PacketError
+from laconic.links.background import Handle, Lane
+from laconic.links.meter import Meter
+from laconic.packet import Message, Packet, need
+
+SMALL = 1 << 13  # bytes under which an all-reduce is one round of whole tensors: latency costs more than volume
+PATIENCE = 120.0
+
+
+class Link:
+    """My end of the network: ``rank`` of ``size`` workers, and a ``meter``.
+
+    A subclass gives :meth:`send` and :meth:`recv` (and :meth:`close`); the collectives are built from these, and
+    a subclass whose engine has native ones overrides them. All workers must call the collectives in one order.
+    """
+
+    def __init__(self, rank: int, size: int, timeout: float = PATIENCE) -> None:
+        if not 0 <= rank < size:
+            raise ConfigError(f"link: rank {rank} of {size} workers; ranks count from 0")
+        self.rank = rank
+        self.size = size
+        self.timeout = timeout
+        self.meter = Meter()
+        self._lane: Lane | None = None
+
+    def send(self, message: Message, to: int) -> None:
+        """Send a message to one peer.
+
+        Raises: PeerTimeout if it takes none of it for ``timeout`` seconds; PeerLost if it is gone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot send")
+
+    def recv(self, source: int, timeout: float | None = None) -> Message:
+        """The next message from one peer; ``timeout`` seconds of silence (default: the link's) end the wait.
+
+        Raises: PeerTimeout, PeerLost, PacketError.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot receive")
+
+    def close(self) -> None:
+        """Let go of the network; safe to call twice."""
+        if self._lane is not None:
+            self._lane.close()
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- overlap ---------------------------------------------------------------------------------------------
+
+    def start(self, run: Callable[..., Any], *args: Any) -> Handle:
+        """Run ``run(*args)`` on this link's lane, after all that was started before, and return a handle at once.
+
+        Exchanges started on one link run one at a time in the order started, so if every worker starts them in
+        the same order their messages cannot be taken for one another's.
+        """
+        if self._lane is None:
+            self._lane = Lane(self.meter)
+        return self._lane.start(run, *args)
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        on_lane = self._lane is not None and threading.current_thread() is self._lane.thread
+        return nullcontext() if on_lane else self.meter.waiting()
+
+    # -- collectives -----------------------------------------------------------------------------------------
+
+    def peers(self) -> list[int]:
+        """The other ranks, the next one first: workers that start with different peers do not queue at one."""
+        return [(self.rank + hop) % self.size for hop in range(1, self.size)]
+
+    def all_gather(self, message: Message) -> list[Message]:
+        """Everyone's message, in rank order, mine as it is."""
+        heard: list[Message] = [message] * self.size
+        for to in self.peers():
+            self.send(message, to)
+        for source in reversed(self.peers()):
+            heard[source] = self.recv(source)
+        return heard
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum of everyone's ``tensor``, the same bits on every worker; ``tensor`` itself becomes the sum.
+
+        Wire: a ring, ``2 (size-1)/size`` times the tensor's bytes out of each worker; under 8 kB one round of
+              whole tensors.
+        """
+        if self.size == 1:
+            return tensor
+        flat = tensor.detach().reshape(-1)
+        if flat.numel() * flat.element_size() <= SMALL:
+            heard = [_only(m, flat) for m in self.all_gather([Packet({"x": flat})])]
+            return tensor.copy_(_sum(heard).reshape(tensor.shape))
+        parts = list(flat.clone().tensor_split(self.size))
+        right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        for step in range(self.size - 1):  # reduce-scatter: my part grows as it passes
+            out, into = (self.rank - step) % self.size, (self.rank - step - 1) % self.size
+            self.send([Packet({"x": parts[out]})], right)
+            parts[into] += _only(self.recv(left), parts[into])
+        for step in range(self.size - 1):  # all-gather: the finished parts go round
+            out, into = (self.rank + 1 - step) % self.size, (self.rank - step) % self.size
+            self.send([Packet({"x": parts[out]})], right)
+            parts[into] = _only(self.recv(left), parts[into])
+        return tensor.copy_(torch.cat(parts).reshape(tensor.shape))
+
+    def broadcast(self, tensors: Sequence[Tensor], root: int = 0) -> list[Tensor]:
+        """``root``'s tensors, on every worker; the others' are copied into and returned."""
+        if self.rank == root:
+            message = [Packet({"x": t.detach().reshape(-1)}) for t in tensors]
+            for to in self.peers():
+                self.send(message, to)
+        else:
+            message = self.recv(root)
+            if len(message) != len(tensors):
+                raise PacketError(
+                    f"worker {self.rank}: worker {root} has {len(message)} tensors, I have {len(tensors)}; "
+                    "do all workers build the same model?"
+                )
+            with torch.no_grad():
+                for mine, packet in zip(tensors, message, strict=True):
+                    mine.copy_(need(packet, "x", (mine.dtype,), mine.numel()).reshape(mine.shape))
+        return list(tensors)
+
+    def barrier(self) -> None:
+        """Return once every worker has called it."""
+        self.all_gather([Packet({})])
+
+
+def _only(message: Message, like: Tensor) -> Tensor:
+    if len(message) != 1:
+        raise PacketError(f"all-reduce: a message of {len(message)} packets came, wanted 1")
+    return need(message[0], "x", (like.dtype,), like.numel()).to(like.device)
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    return total

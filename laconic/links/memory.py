@@ -1,0 +1,81 @@
+"""All workers in one process, a thread each: for tests, and for pricing a method without data."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from laconic.errors import ConfigError, PeerError, PeerLost, PeerTimeout
+from laconic.links.base import Link
+from laconic.packet import Message, from_bytes, message_nbytes, to_bytes
+
+Result = TypeVar("Result")
+_GONE = object()
+
+
+class MemoryLink(Link):
+    """A link through queues. What crosses it is encoded and decoded as on a wire, except ``meta`` tensors."""
+
+    def __init__(self, rank: int, queues: list[list[queue.SimpleQueue[Any]]], timeout: float) -> None:
+        super().__init__(rank, len(queues), timeout)
+        self._queues = queues
+
+    def send(self, message: Message, to: int) -> None:
+        """Put the message in ``to``'s queue; never blocks."""
+        on_meta = any(t.device.type == "meta" for packet in message for t in packet.tensors.values())
+        self._queues[self.rank][to].put(message if on_meta else to_bytes(message))
+        self.meter.sent(message_nbytes(message))
+
+    def recv(self, source: int, timeout: float | None = None) -> Message:
+        """Take the next message that ``source`` sent here."""
+        patience = self.timeout if timeout is None else timeout
+        try:
+            with self._waiting():
+                item = self._queues[source][self.rank].get(timeout=patience)
+        except queue.Empty:
+            raise PeerTimeout(f"worker {self.rank}: nothing from worker {source} for {patience:g} s", source) from None
+        if item is _GONE:
+            self._queues[source][self.rank].put(_GONE)
+            raise PeerLost(f"worker {self.rank}: worker {source} is gone", source)
+        message = item if isinstance(item, list) else from_bytes(item)
+        self.meter.received(message_nbytes(message))
+        return message
+
+    def close(self) -> None:
+        """Tell the peers that nothing more comes."""
+        super().close()
+        for to in self.peers():
+            self._queues[self.rank][to].put(_GONE)
+
+
+def run(workers: int, fn: Callable[[Link], Result], *, timeout: float = 60.0) -> list[Result]:
+    """Run ``fn(link)`` once a worker, each in its own thread, and return the results in rank order.
+
+    If a worker raises, its peers see it gone, and its error is raised here.
+
+    Raises: ConfigError unless ``workers >= 1``.
+    """
+    if workers < 1:
+        raise ConfigError(f"memory.run: workers must be at least 1, got {workers}")
+    queues: list[list[queue.SimpleQueue[Any]]] = [[queue.SimpleQueue() for _ in range(workers)] for _ in range(workers)]
+    results: list[Any] = [None] * workers
+    errors: dict[int, BaseException] = {}
+
+    def work(rank: int) -> None:
+        with MemoryLink(rank, queues, timeout) as link:
+            try:
+                results[rank] = fn(link)
+            except BaseException as error:  # raised again below, in the caller's thread
+                errors[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,), name=f"worker-{rank}", daemon=True) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        own = [rank for rank, error in errors.items() if not isinstance(error, PeerError)]
+        raise errors[min(own or errors)]
+    return results

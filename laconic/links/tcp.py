@@ -1,0 +1,258 @@
+"""Messages over TCP: a connection for each pair of workers, and a thread that reads each.
+
+Reading never waits for the program, so two workers that send to each other at once cannot block one another, and
+a connection that closes is known at once. Each message travels in an envelope of 16 bytes: its length, and the
+moment it may be delivered (only :mod:`laconic.links.paced` sets one).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+import torch
+
+from laconic.errors import ConfigError, PacketError, PeerLost, PeerTimeout
+from laconic.links.base import PATIENCE, Link
+from laconic.packet import MAX_MESSAGE, Message, from_bytes, to_bytes
+
+ENVELOPE = struct.Struct("<QQ")  # bytes that follow, nanoseconds of the monotonic clock (0: now)
+PING, PONG = (1 << 64) - 1, (1 << 64) - 2  # lengths that no message has
+HELLO = struct.Struct("<8sI16s")
+HELLO_MAGIC = b"laconic1"
+ROLL_CALL = 3.0
+
+
+class Peer:
+    """One connection, and what came over it."""
+
+    def __init__(self, rank: int, connection: socket.socket) -> None:
+        self.rank = rank
+        self.connection = connection
+        self.inbox: queue.SimpleQueue[tuple[torch.Tensor, int] | None] = queue.SimpleQueue()
+        self.sending = threading.Lock()
+        self.heard = time.monotonic()  # the last moment at which any byte came
+        self.answered = threading.Event()
+        self.lost: str | None = None
+
+    def read(self) -> None:
+        """Read messages until the connection ends; runs on a thread of its own."""
+        try:
+            while True:
+                length, due = ENVELOPE.unpack(self._take(ENVELOPE.size))
+                if length == PING:
+                    with self.sending:
+                        self.connection.sendall(ENVELOPE.pack(PONG, 0))
+                elif length == PONG:
+                    self.answered.set()
+                elif length > MAX_MESSAGE:
+                    raise PacketError(f"it announced a message of {length} bytes")
+                else:
+                    self.inbox.put((self._take(length), due))
+        except (OSError, PacketError, MemoryError) as error:
+            self.lost = str(error) or type(error).__name__
+            self.inbox.put(None)
+
+    def _take(self, nbytes: int) -> torch.Tensor:
+        buffer = torch.empty(nbytes, dtype=torch.uint8)
+        view = memoryview(buffer.numpy())
+        at = 0
+        while at < nbytes:
+            got = self.connection.recv_into(view[at:], min(nbytes - at, 1 << 20))
+            if not got:
+                raise ConnectionResetError("its connection closed")
+            at += got
+            self.heard = time.monotonic()
+        return buffer if nbytes != ENVELOPE.size else view  # type: ignore[return-value]
+
+
+class TcpLink(Link):
+    """A link over TCP between processes, on one machine or many.
+
+    ``store`` is torch's key-value store, by which the workers find each other; only those that read the run's
+    secret from it are let in.
+
+    Raises: PeerTimeout, naming the peer, if one has not come within ``timeout`` seconds.
+    """
+
+    def __init__(self, rank: int, size: int, store: Any, *, timeout: float = PATIENCE, host: str | None = None) -> None:
+        super().__init__(rank, size, timeout)
+        self._peers: dict[int, Peer] = {}
+        self._closed = False
+        if size > 1:
+            self._meet(store, host or own_address())
+
+    # -- meeting ---------------------------------------------------------------------------------------------
+
+    def _meet(self, store: Any, host: str) -> None:
+        listener = socket.create_server((host, 0), backlog=self.size)
+        listener.settimeout(self.timeout)
+        if self.rank == 0:
+            store.set("laconic/secret", secrets.token_bytes(16).hex())
+        store.set(f"laconic/address/{self.rank}", f"{host} {listener.getsockname()[1]}")
+        secret = bytes.fromhex(store.get("laconic/secret").decode())
+        try:
+            for other in range(self.rank):
+                address, port = store.get(f"laconic/address/{other}").decode().rsplit(" ", 1)
+                connection = socket.create_connection((address, int(port)), timeout=self.timeout)
+                connection.sendall(HELLO.pack(HELLO_MAGIC, self.rank, secret))
+                self._join(other, connection)
+            while len(self._peers) < self.size - 1:
+                connection, _ = listener.accept()
+                connection.settimeout(5.0)
+                with contextlib.suppress(OSError):  # a stranger who hangs up is not our concern
+                    magic, other, offered = HELLO.unpack(_exactly(connection, HELLO.size))
+                    if magic == HELLO_MAGIC and secrets.compare_digest(offered, secret) and other < self.size:
+                        self._join(other, connection)
+                        continue
+                connection.close()
+        except OSError as error:
+            missing = next(p for p in range(self.size) if p != self.rank and p not in self._peers)
+            raise PeerTimeout(
+                f"worker {self.rank}: worker {missing} did not join within {self.timeout:g} s ({error})", missing
+            ) from None
+        finally:
+            listener.close()
+
+    def _join(self, rank: int, connection: socket.socket) -> None:
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        seconds = struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        peer = self._peers[rank] = Peer(rank, connection)
+        threading.Thread(target=peer.read, name=f"laconic-read-{rank}", daemon=True).start()
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def send(self, message: Message, to: int) -> None:
+        """Send a message; returns once the operating system (or the paced link) has taken all of it."""
+        with self.meter.compressing():
+            body = to_bytes(message)
+        nbytes = ENVELOPE.size + body.numel()
+        left, due = self._departure(to, nbytes)
+        peer = self._peers[to]
+        try:
+            with peer.sending:
+                peer.connection.sendall(ENVELOPE.pack(body.numel(), due))
+                peer.connection.sendall(memoryview(body.numpy()))
+        except BlockingIOError:
+            peer.connection.close()  # half a message is out: the rest of this connection means nothing
+            raise PeerTimeout(f"worker {self.rank}: worker {to} took nothing for {self.timeout:g} s", to) from None
+        except OSError as error:
+            raise PeerLost(f"worker {self.rank}: worker {to} is gone: {peer.lost or error}", to) from None
+        self.meter.sent(nbytes)
+        if left:
+            with self._waiting():
+                _sleep_until(left)
+
+    def recv(self, source: int, timeout: float | None = None) -> Message:
+        """The next message from ``source``; bytes still coming are not silence."""
+        patience = self.timeout if timeout is None else timeout
+        peer = self._peers[source]
+        with self._waiting():
+            asked = time.monotonic()
+            while True:
+                left = max(asked, peer.heard) + patience - time.monotonic()
+                try:
+                    item = peer.inbox.get(timeout=max(0.001, left))
+                    break
+                except queue.Empty:
+                    if time.monotonic() - max(asked, peer.heard) >= patience:
+                        raise PeerTimeout(
+                            f"worker {self.rank}: nothing from worker {source} for {patience:g} s", source
+                        ) from None
+            if item is None:
+                peer.inbox.put(None)
+                raise PeerLost(f"worker {self.rank}: worker {source} is gone: {peer.lost}", source)
+            body, due = item
+            nbytes = ENVELOPE.size + body.numel()
+            if due:
+                _sleep_until(self._arrival(source, nbytes, due))
+        self.meter.received(nbytes)
+        with self.meter.compressing():
+            return from_bytes(body)
+
+    def _departure(self, to: int, nbytes: int) -> tuple[int, int]:
+        """When my end has sent it, and when it may be delivered; nanoseconds of the monotonic clock, 0 for now."""
+        return 0, 0
+
+    def _arrival(self, source: int, nbytes: int, due: int) -> int:
+        """When my end has taken in all of it."""
+        return due
+
+    # -- faults ----------------------------------------------------------------------------------------------
+
+    def roll_call(self) -> dict[int, str]:
+        """The peers that are gone or do not answer within 3 s, and why; by the connections' own threads."""
+        missing: dict[int, str] = {}
+        for peer in self._peers.values():
+            peer.answered.clear()
+            try:
+                if peer.sending.acquire(timeout=ROLL_CALL):
+                    try:
+                        peer.connection.sendall(ENVELOPE.pack(PING, 0))
+                    finally:
+                        peer.sending.release()
+            except OSError as error:
+                missing[peer.rank] = peer.lost or str(error)
+        deadline = time.monotonic() + ROLL_CALL
+        for peer in self._peers.values():
+            if peer.rank in missing:
+                continue
+            while not peer.answered.wait(0.02) and not peer.lost and time.monotonic() < deadline:
+                pass
+            if not peer.answered.is_set():
+                missing[peer.rank] = peer.lost or f"no answer for {ROLL_CALL:g} s"
+        return missing
+
+    def close(self) -> None:
+        """Close every connection; what was sent still arrives."""
+        super().close()
+        if self._closed:
+            return
+        self._closed = True
+        for peer in self._peers.values():
+            with contextlib.suppress(OSError):
+                peer.connection.shutdown(socket.SHUT_WR)
+        for peer in self._peers.values():
+            with contextlib.suppress(OSError):
+                peer.connection.close()
+
+
+def own_address() -> str:
+    """The address that peers reach this machine by: of ``LACONIC_ADDRESS``, or of the route to ``MASTER_ADDR``.
+
+    Raises: ConfigError if the address in ``LACONIC_ADDRESS`` is not this machine's.
+    """
+    address = os.environ.get("LACONIC_ADDRESS")
+    if address:
+        return address
+    master = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((master, 9))  # a datagram socket sends nothing here; it only looks up the route
+            return str(probe.getsockname()[0])
+        except OSError as error:
+            raise ConfigError(f"no route to MASTER_ADDR {master}: {error}; set LACONIC_ADDRESS to my address") from None
+
+
+def _exactly(connection: socket.socket, nbytes: int) -> bytes:
+    data = b""
+    while len(data) < nbytes:
+        got = connection.recv(nbytes - len(data))
+        if not got:
+            raise ConnectionResetError("it hung up")
+        data += got
+    return data
+
+
+def _sleep_until(moment: int) -> None:
+    while (left := moment - time.monotonic_ns()) > 0:
+        time.sleep(left / 1e9)

@@ -1,0 +1,208 @@
+"""What crosses a link: named tensors and a small header, and the bytes they become.
+
+A message is a list of packets. ``docs/wire.md`` draws the layout; golden files in ``tests/golden`` pin it.
+Nothing here trusts its input: :func:`from_bytes` checks the frame, the checksum and every declared size
+before it makes a tensor, and makes none that is larger than the bytes it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laconic.errors import PacketError
+
+MAGIC = b"LCNC"
+VERSION = 1
+FRAME = struct.Struct("<4sHHIIQ")  # magic, version, number of packets, reserved, CRC-32 of the body, body bytes
+ALIGN = 8  # every tensor starts on a multiple of this, so that it can be read where it lies
+MAX_MESSAGE = 1 << 36
+
+DTYPES = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "b": torch.bool,
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Packet:
+    """Named tensors and a JSON header: the smallest thing that crosses a link.
+
+    ``nbytes`` is what the packet takes on the wire, header and alignment included; it is known without
+    encoding, and on ``meta`` tensors too. Treat the tensors as read-only: they may share memory.
+    """
+
+    tensors: dict[str, Tensor]
+    header: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        lead = _padded(4 + len(_encode_header(self)))
+        return lead + sum(_padded(t.numel() * t.element_size()) for t in self.tensors.values())
+
+    def __repr__(self) -> str:
+        tensors = ", ".join(f"{name}: {CODES[t.dtype]}{list(t.shape)}" for name, t in self.tensors.items())
+        return f"Packet({tensors}; {self.header}; {self.nbytes} bytes)"
+
+
+Message = list[Packet]
+
+
+def message_nbytes(message: Sequence[Packet]) -> int:
+    """Bytes of a whole message on the wire: the frame and every packet."""
+    return FRAME.size + sum(packet.nbytes for packet in message)
+
+
+def to_bytes(message: Sequence[Packet]) -> Tensor:
+    """The message as one ``uint8`` tensor on the CPU, ``message_nbytes(message)`` long.
+
+    Raises: PacketError for a tensor whose dtype has no code on the wire.
+    """
+    size = message_nbytes(message)
+    buffer = torch.zeros(size, dtype=torch.uint8) if size < 4096 else torch.empty(size, dtype=torch.uint8)
+    at = FRAME.size
+    for packet in message:
+        header = _encode_header(packet)
+        lead = _padded(4 + len(header))
+        buffer[at : at + lead] = torch.frombuffer(
+            bytearray((struct.pack("<I", len(header)) + header).ljust(lead, b"\0")), dtype=torch.uint8
+        )
+        at += lead
+        for tensor in packet.tensors.values():
+            nbytes = tensor.numel() * tensor.element_size()
+            if nbytes:
+                buffer[at : at + nbytes] = tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
+            buffer[at + nbytes : at + _padded(nbytes)] = 0
+            at += _padded(nbytes)
+    body = memoryview(buffer.numpy())[FRAME.size :]
+    frame = FRAME.pack(MAGIC, VERSION, len(message), 0, zlib.crc32(body), len(body))
+    buffer[: FRAME.size] = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+    return buffer
+
+
+def from_bytes(buffer: Tensor | bytes | bytearray) -> Message:
+    """Read a message back; its tensors lie inside ``buffer`` and are not copied.
+
+    Raises: PacketError, saying what was wrong, for anything that :func:`to_bytes` did not write.
+    """
+    if not isinstance(buffer, Tensor):
+        buffer = torch.frombuffer(bytearray(buffer), dtype=torch.uint8) if len(buffer) else torch.empty(0).byte()
+    if buffer.numel() < FRAME.size:
+        raise PacketError(f"message: {buffer.numel()} bytes are fewer than the {FRAME.size} of a frame")
+    raw = memoryview(buffer.numpy())
+    magic, version, count, reserved, checksum, nbytes = FRAME.unpack(raw[: FRAME.size])
+    if magic != MAGIC or reserved:
+        raise PacketError(f"message: it starts with {bytes(magic)!r}, not {MAGIC!r}; is the other end laconic?")
+    if version != VERSION:
+        raise PacketError(f"message: wire format {version} came, this is {VERSION}; run one laconic version everywhere")
+    body = raw[FRAME.size :]
+    if nbytes != len(body):
+        raise PacketError(f"message: {nbytes} bytes were declared, {len(body)} came")
+    if zlib.crc32(body) != checksum:
+        raise PacketError("message: its checksum does not match; the bytes changed on the way")
+    message, at = [], FRAME.size
+    for _ in range(count):
+        packet, at = _read_packet(buffer, raw, at)
+        message.append(packet)
+    if at != len(raw):
+        raise PacketError(f"message: {len(raw) - at} bytes follow the last packet")
+    return message
+
+
+def check_shape(packet: Packet, like: Tensor) -> None:
+    """Refuse a packet that would not decompress to the shape of ``like``, before anything is allocated for it.
+
+    Raises: PacketError.
+    """
+    shape = packet.header.get("shape")
+    if shape != list(like.shape):
+        raise PacketError(f"packet: it promises shape {shape}, the tensor here has {list(like.shape)}")
+
+
+def need(packet: Packet, name: str, dtypes: Sequence[torch.dtype], numel: int | None = None) -> Tensor:
+    """The tensor ``name`` of a packet, checked to have one of ``dtypes`` and, if given, ``numel`` elements.
+
+    Raises: PacketError.
+    """
+    tensor = packet.tensors.get(name)
+    if tensor is None:
+        raise PacketError(f"packet: it lacks {name!r}, and has {sorted(packet.tensors)}")
+    if tensor.dtype not in dtypes or (numel is not None and tensor.numel() != numel):
+        wanted = " or ".join(CODES[d] for d in dtypes)
+        raise PacketError(
+            f"packet: {name!r} is {CODES[tensor.dtype]}[{tensor.numel()}], wanted {wanted}"
+            + (f"[{numel}]" if numel is not None else "")
+        )
+    return tensor
+
+
+def shape_of(packet: Packet) -> tuple[int, ...]:
+    """The shape a packet promises, checked to be a list of sizes.
+
+    Raises: PacketError.
+    """
+    shape = packet.header.get("shape")
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+        raise PacketError(f"packet: its shape is {shape!r}, wanted a list of sizes")
+    return tuple(shape)
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGN) * ALIGN
+
+
+def _encode_header(packet: Packet) -> bytes:
+    layout = [[name, CODES.get(t.dtype), list(t.shape)] for name, t in packet.tensors.items()]
+    for name, code, _ in layout:
+        if code is None:
+            raise PacketError(f"packet: {name!r} has dtype {packet.tensors[name].dtype}, which has no code on the wire")
+    return json.dumps([packet.header, layout], separators=(",", ":"), allow_nan=False).encode()
+
+
+def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]:
+    left = len(raw) - at
+    if left < 4:
+        raise PacketError("packet: the message ends before its header")
+    (length,) = struct.unpack("<I", raw[at : at + 4])
+    if _padded(4 + length) > left:
+        raise PacketError(f"packet: its header of {length} bytes runs past the message")
+    try:
+        header, layout = json.loads(bytes(raw[at + 4 : at + 4 + length]))
+    except (ValueError, RecursionError) as error:
+        raise PacketError(f"packet: its header cannot be read: {error}") from None
+    if not isinstance(header, dict) or not isinstance(layout, list):
+        raise PacketError("packet: its header is not an object and a layout")
+    at += _padded(4 + length)
+    tensors: dict[str, Tensor] = {}
+    for entry in layout:
+        match entry:
+            case [str(name), str(code), list(shape)] if code in DTYPES and all(
+                type(n) is int and 0 <= n < 1 << 48 for n in shape
+            ):
+                dtype = DTYPES[code]
+            case _:
+                raise PacketError(f"packet: {entry!r} does not describe a tensor")
+        nbytes = math.prod(shape) * dtype.itemsize
+        if _padded(nbytes) > len(raw) - at:
+            raise PacketError(f"packet: {name!r} of {nbytes} bytes runs past the message")
+        tensors[name] = buffer[at : at + nbytes].view(dtype).reshape(shape)
+        at += _padded(nbytes)
+    return Packet(tensors, header), at
