@@ -1,0 +1,166 @@
+"""A report: one HTML file that shows what runs cost and what they reached, readable without a network.
+
+``write_report`` reads the folders (:mod:`laconic.bench.runs`), gives each run a label and a colour
+(:mod:`laconic.bench.report_charts`), and writes the page (:mod:`laconic.bench.report_page`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from laconic.bench import report_charts, report_page, table, units
+from laconic.bench.report_charts import Line
+from laconic.bench.runs import Comparison, Run, read
+from laconic.errors import ConfigError
+
+FORMAT = 1  # of the JSON in the page
+
+
+def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -> Path:
+    """Write one page about all ``folders``, each a run's or a comparison's, and return its path.
+
+    Without ``out``, the page of one folder is its ``report.html``, that of several the current folder's.
+
+    Raises: ConfigError when a folder is neither, when a file in it cannot be understood, and without plotly.
+    """
+    if not folders:
+        raise ConfigError("report: give at least one run's folder, such as runs/shakespeare-diloco")
+    plotly_js = _plotly_js()
+    found = [read(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
+    comparisons = [one for one in found if isinstance(one, Comparison)]
+    alone = [one for one in found if isinstance(one, Run)]
+    drawn, owners = _label(comparisons, alone)
+    tables: list[tuple[Mapping[str, Any], Sequence[Line | None]]] = [
+        (_headed(c, len(found) > 1), places) for c, places in zip(comparisons, owners, strict=False)
+    ]
+    if alone:
+        # Only the totals: a run by itself has no plain run beside it to be sooner or later than.
+        rows = [{**run.summary, "name": run.name, "reached_seconds": None, "speedup": None} for run in alone]
+        tables.append(({"methods": rows, "heading": "Single runs" if comparisons else None}, owners[-1]))
+    page = report_page.page(
+        title=_title(comparisons, alone),
+        facts=_facts(comparisons, alone),
+        verdicts=[table.text(c.summary["verdict"]) for c in comparisons if c.summary.get("verdict")]
+        or ([_sentence(alone[0])] if len(found) == 1 and alone else []),
+        warnings=[
+            *(f"{line.label}: {table.text(line.run.summary['stopped'])}" for line in drawn if _stopped(line.run)),
+            *(sentence for c in comparisons for sentence in c.missing),
+        ],
+        tables=tables,
+        drawn=drawn,
+        charts=report_charts.loss_charts(drawn, _goal(comparisons)),
+        split=report_charts.seconds_chart(drawn),
+        data=_data(comparisons, drawn),
+        plotly_js=plotly_js,
+    )
+    path = Path(out) if out is not None else (found[0].folder if len(found) == 1 else Path()) / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, "utf-8", newline="\n")
+    return path
+
+
+def _plotly_js() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ConfigError("report: needs plotly for its charts; install it with: pip install 'plotly>=5.24'") from error
+    return str(get_plotlyjs())
+
+
+def _label(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> tuple[list[Line], list[list[Line | None]]]:
+    # One label a run, unlike all others: its name, or its name and folder where two runs share a name.
+    groups: list[list[Run | None]] = [
+        [c.runs.get(str(method["name"])) for method in c.summary["methods"]] for c in comparisons
+    ]
+    if alone:
+        groups.append(list(alone))
+    names = {id(run): name for c in comparisons for name, run in c.runs.items()} | {id(r): r.name for r in alone}
+    runs = [run for group in groups for run in group if run is not None]
+    taken = Counter(names[id(run)] for run in runs)
+    labels: list[str] = []
+    for run in runs:
+        name = names[id(run)]
+        label = name if taken[name] == 1 else f"{name} ({run.folder.parent.name}/{run.folder.name})"
+        labels.append(label if label not in labels else f"{label} {len(labels) + 1}")
+    drawn = report_charts.lines(list(zip(labels, runs, strict=True)))
+    by_run = {id(line.run): line for line in drawn}
+    return drawn, [[by_run[id(run)] if run is not None else None for run in group] for group in groups]
+
+
+def _headed(comparison: Comparison, among_others: bool) -> Mapping[str, Any]:
+    heading = f"{comparison.folder.name}: {table.subtitle(comparison.summary)}" if among_others else None
+    return {**comparison.summary, "heading": heading}
+
+
+def _title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
+    if len(comparisons) == 1 and not alone:
+        summary = comparisons[0].summary
+        on = f" on {table.text(summary['workload'])}" if summary.get("workload") else ""
+        return f"{len(summary['methods'])} ways to train{on}"
+    if len(alone) == 1 and not comparisons:
+        on = f" on {table.text(alone[0].summary['workload'])}" if alone[0].summary.get("workload") else ""
+        return f"{alone[0].name}{on}"
+    runs = len(alone) + sum(len(c.runs) for c in comparisons)
+    return f"{runs} runs side by side"
+
+
+def _facts(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
+    if len(comparisons) + len(alone) == 1:
+        summary = comparisons[0].summary if comparisons else {**alone[0].summary, "seconds": None, "tokens": None}
+        return table.subtitle({**summary, "workload": None})
+    # What all of them share; that they differ in the rest is for the tables to say.
+    summaries = [c.summary for c in comparisons] + [r.summary for r in alone]
+    keys = ("workload", "workers", "link", "measured_on")
+    same = {k: summaries[0].get(k) for k in keys if len({table.text(s.get(k)) for s in summaries}) == 1}
+    return table.subtitle(same)
+
+
+def _sentence(run: Run) -> str:
+    summary = run.summary
+    loss = (
+        f", to a held-out loss of {units.loss(summary['eval_loss'])}"
+        if summary.get("eval_loss") is not None
+        else f", to a training loss of {units.loss(summary['loss'])}"
+        if summary.get("loss") is not None
+        else ""
+    )
+    waiting = table.ratio(summary.get("seconds_waiting"), summary.get("seconds"))
+    waited = f", {units.share(waiting)} of it waiting for the network" if not math.isnan(waiting) else ""
+    return (
+        f"{units.count(summary.get('steps'))} steps in {units.duration(summary.get('seconds'))}{waited}{loss}; "
+        f"{units.size(summary.get('bytes_out'))} sent."
+    )
+
+
+def _stopped(run: Run) -> bool:
+    return bool(run.summary.get("stopped"))
+
+
+def _goal(comparisons: Sequence[Comparison]) -> tuple[str, float] | None:
+    plain = table.plain_method(comparisons[0].summary) if len(comparisons) == 1 else None
+    return (str(plain["name"]), units.number(plain.get("eval_loss"))) if plain is not None else None
+
+
+def _data(comparisons: Sequence[Comparison], drawn: Sequence[Line]) -> dict[str, Any]:
+    runs = []
+    for line in drawn:
+        steps = line.run.steps.get(0, {})
+        loss = steps.get("loss", [])
+        places = [int(i) for i in report_charts.thinned(range(len(loss)), loss)[0]]
+        runs.append(
+            {
+                "label": line.label,
+                "folder": line.run.folder.name,
+                "summary": line.run.summary,
+                "recipe": line.run.recipe,
+                "steps": {
+                    key: [column[i] for i in places] for key, column in steps.items() if len(column) == len(loss)
+                },
+                "evals": line.run.evals,
+            }
+        )
+    return {"laconic_report": FORMAT, "comparisons": [c.summary for c in comparisons], "runs": runs}

@@ -1,0 +1,191 @@
+"""The table of a comparison: one row a method, the same cells in a terminal and on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from laconic.bench import units
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Method = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """One column: its heading on a page, its short heading in a terminal, and a method's cell."""
+
+    title: str
+    short: str
+    cell: Callable[[Method], str]
+    value: Callable[[Method], float]
+    best: Callable[[list[float]], float] | None = None  # which of the values to set off, if any
+
+
+def columns(comparison: Mapping[str, Any]) -> list[Column]:
+    """The columns, without those that no method has a value for."""
+    methods = comparison.get("methods") or []
+    held_out = any(_there(m, "eval_loss") for m in methods)
+    ideal = ideal_steps_per_second(comparison)
+
+    def waiting(m: Method) -> float:
+        return ratio(m.get("seconds_waiting"), m.get("seconds"))
+
+    def of_ideal(m: Method) -> float:
+        return ratio(ratio(m.get("steps"), m.get("seconds")), ideal)
+
+    def reach(m: Method) -> str:
+        if not _there(m, "reached_seconds"):
+            return "not reached"
+        sooner = f", {units.factor(m['speedup'])}" if _there(m, "speedup") else ""
+        return units.duration(m["reached_seconds"]) + sooner
+
+    made = [
+        Column(
+            "Held-out loss" if held_out else "Training loss",
+            "held-out\nloss" if held_out else "training\nloss",
+            lambda m: shown_loss(m, held_out),
+            lambda m: units.number(m.get("eval_loss" if held_out else "loss")),
+            min,
+        ),
+        _plain("tokens", "Tokens", "tokens", units.count),
+        _plain("steps", "Steps", "steps", units.count),
+        _plain("seconds", "Time", "time", units.duration),
+        _plain("bytes_out", "Sent", "sent", units.size),
+        Column("Waiting", "wait-\ning", lambda m: _share(waiting(m)), waiting),
+        Column("Of the ideal’s steps/s", "of\nideal", lambda m: _share(of_ideal(m)), of_ideal),
+        Column(
+            "Reaches the plain loss after, × sooner",
+            "plain's loss\nafter",
+            reach,
+            lambda m: units.number(m.get("reached_seconds")),
+        ),
+    ]
+    return [c for c in made if c is made[0] or any(not math.isnan(c.value(m)) for m in methods)]
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """The comparison as a table for the terminal: fits in 100 columns, and folds method names to fit in 80.
+
+    The best loss is bold. A loss marked † is a training loss, in a column of held-out ones.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    methods = comparison.get("methods") or []
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        title=Text(subtitle(comparison)) if subtitle(comparison) else None,
+        title_justify="left",
+        title_style="bold",
+        caption=Text(note(comparison)) if note(comparison) else None,
+        caption_justify="left",
+    )
+    table.add_column("method", overflow="fold", min_width=8)
+    chosen = columns(comparison)
+    for column in chosen:
+        table.add_column(column.short, justify="right", no_wrap=True, vertical="top")
+    winners = [winner(column, methods) for column in chosen]
+    for row, method in enumerate(methods):
+        cells = [
+            Text(column.cell(method), style="bold" if winners[i] == row else "") for i, column in enumerate(chosen)
+        ]
+        table.add_row(Text(str(method.get("name", units.NOTHING))), *cells)
+    return table
+
+
+def subtitle(comparison: Mapping[str, Any]) -> str:
+    """What was compared, in a line: workload, workers, link, budget, where it was measured."""
+    workers = comparison.get("workers")
+    parts = [
+        text(comparison.get("workload")),
+        f"{workers} worker{'' if workers == 1 else 's'}" if workers else "",
+        text(comparison.get("link")),
+        f"{units.duration(comparison['seconds'])} each" if _there(comparison, "seconds") else "",
+        f"{units.count(comparison['tokens'])} tokens each" if _there(comparison, "tokens") else "",
+        f"measured on {text(comparison.get('measured_on'))}" if comparison.get("measured_on") else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def note(comparison: Mapping[str, Any]) -> str:
+    """What the table's marks mean."""
+    parts = []
+    if ideal := ideal_steps_per_second(comparison):
+        parts.append(f"ideal: no network at all, {units.rate(ideal, 'steps')}")
+    methods = comparison.get("methods") or []
+    held_out = any(_there(m, "eval_loss") for m in methods)
+    if held_out and any(shown_loss(m, held_out).endswith("†") for m in methods):
+        parts.append("†: training loss, none was held out")
+    return "; ".join(parts)
+
+
+def winner(column: Column, methods: list[Method]) -> int | None:
+    """The row to set off in a column, None when nothing is to be told apart."""
+    values = [column.value(m) for m in methods]
+    finite = [v for v in values if math.isfinite(v)]
+    if column.best is None or len(values) < 2 or not finite:
+        return None
+    return values.index(column.best(finite))
+
+
+def shown_loss(method: Method, held_out: bool) -> str:
+    """A method's loss, marked † where a held-out one is wanted and only the training loss is known."""
+    if not held_out:
+        return units.loss(method.get("loss"))
+    if _there(method, "eval_loss") or not _there(method, "loss"):
+        return units.loss(method.get("eval_loss"))
+    return units.loss(method["loss"]) + "†"
+
+
+def plain_method(comparison: Mapping[str, Any]) -> Method | None:
+    """The method the others are held against: the one named so, else the only one that is 1× as fast as itself."""
+    methods = comparison.get("methods") or []
+    named = [m for m in methods if m.get("name") == comparison.get("plain")]
+    once = [m for m in methods if m.get("speedup") == 1 and _there(m, "reached_seconds")]
+    found = named or once
+    return found[0] if len(found) == 1 else None
+
+
+def ideal_steps_per_second(comparison: Mapping[str, Any]) -> float | None:
+    """Steps a second if the network took no time, None when nobody measured it."""
+    ideal = comparison.get("ideal")
+    if not isinstance(ideal, Mapping):
+        return None
+    value = units.number(ideal.get("steps_per_second"))
+    if math.isnan(value):
+        value = ratio(1, ideal.get("step_seconds"))
+    return value if value > 0 else None
+
+
+def ratio(a: object, b: object) -> float:
+    """``a / b``, NaN where either is no number or ``b`` is nothing."""
+    x, y = units.number(a), units.number(b)
+    return x / y if y and not math.isnan(y) else math.nan
+
+
+def text(value: object) -> str:
+    """A value from a summary as text: a list's items joined, an object's as ``key value``; nothing as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(text(item) for item in value)
+    return str(value)
+
+
+def _plain(key: str, title: str, short: str, show: Callable[[object], str]) -> Column:
+    return Column(title, short, lambda m: show(m.get(key)), lambda m: units.number(m.get(key)))
+
+
+def _there(mapping: Mapping[str, Any], key: str) -> bool:
+    return isinstance(mapping.get(key), int | float) and not isinstance(mapping.get(key), bool)
+
+
+def _share(value: float) -> str:
+    return units.NOTHING if math.isnan(value) else units.share(value)
