@@ -22,6 +22,8 @@ class Compressor(NamedTuple):
     returns ``(packet, new state)``; ``decompress(packet)`` needs the packet alone. Packets of a ``summable``
     compressor may be added in flight, tensor by tensor, as an all-reduce does. ``refines`` names the packet's
     floating-point tensor that another compressor may compress further (see :func:`chain`); ``None`` if none can.
+    ``sparse``: some entries are not sent at all, so that what is compressed must be a change and not a state.
+    ``momentum``: what is sent already holds momentum, and the optimizer must add none.
     """
 
     init: Callable[[Tensor], Any]
@@ -30,6 +32,8 @@ class Compressor(NamedTuple):
     summable: bool = False
     name: str = "compressor"
     refines: str | None = None
+    sparse: bool = False
+    momentum: bool = False
 
 
 def stateless(like: Tensor) -> tuple[()]:

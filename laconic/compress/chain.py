@@ -73,6 +73,7 @@ def _pair(outer: Compressor, inner: Compressor) -> Compressor:
         summable=outer.summable and inner.summable,
         name=f"chain({outer.name}, {inner.name})",
         refines=f"{part}/{inner.refines}" if inner.refines else None,
+        sparse=outer.sparse or inner.sparse,
     )
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from laconic.compress.base import Compressor
 from laconic.compress.topk import topk
 from laconic.packet import Packet
+from laconic.state import checkpointed
 
 
+@checkpointed
 class ErrorFeedbackState(NamedTuple):
     """``residual``, like the tensor: what the peers have not been told yet; ``inner``: the compressor's state."""
 

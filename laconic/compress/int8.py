@@ -13,10 +13,12 @@ from laconic.compress.base import Compressor, finite, noise_key, promised, whole
 from laconic.compress.half import _code, original
 from laconic.errors import ConfigError
 from laconic.packet import Packet, need
+from laconic.state import checkpointed
 
 LEVELS = 127  # symmetric: -128 is never used
 
 
+@checkpointed
 class RoundingState(NamedTuple):
     """The position in the stream of random roundings."""
 

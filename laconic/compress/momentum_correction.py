@@ -11,8 +11,10 @@ from laconic.compress.base import Compressor
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
+from laconic.state import checkpointed
 
 
+@checkpointed
 class MomentumCorrectionState(NamedTuple):
     """``momentum`` (the paper's u) and ``velocity`` (v), both like the tensor, and the compressor's own state."""
 
@@ -55,4 +57,6 @@ def momentum_correction(
             u = u.masked_fill_(sent != 0, 0)
         return packet, MomentumCorrectionState(u, v.sub_(sent), inner_state)
 
-    return inner._replace(init=init, compress=compress, name=f"momentum_correction({inner.name})")
+    return inner._replace(
+        init=init, compress=compress, name=f"momentum_correction({inner.name})", momentum=momentum > 0
+    )

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from laconic.compress.base import FLOATS, Compressor, promised, share, whole
 from laconic.packet import Packet, need
+from laconic.state import checkpointed
 
 
+@checkpointed
 class RandomKState(NamedTuple):
     """How many tensors have been sent: the choice of entries is a function of the seed and this."""
 
@@ -54,7 +56,7 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Comp
         places = chosen(numel, k, whole(packet, "seed", -(1 << 62), 1 << 62), step, values.device)
         return values.new_zeros(numel).scatter_(0, places, values[:k]).reshape(shape)
 
-    return Compressor(init, compress, decompress, summable=True, name="random_k", refines="values")
+    return Compressor(init, compress, decompress, summable=True, name="random_k", refines="values", sparse=True)
 
 
 def chosen(numel: int, k: int, seed: int, step: int, device: torch.device) -> Tensor:

@@ -34,7 +34,7 @@ def topk(density: float = 0.01) -> Compressor:
         finite("topk", values)
         return Packet({"values": values, "places": places.int()}, {"shape": list(x.shape)}), state
 
-    return Compressor(stateless, compress, scatter, name="topk", refines="values")
+    return Compressor(stateless, compress, scatter, name="topk", refines="values", sparse=True)
 
 
 def scatter(packet: Packet) -> Float[Tensor, "*shape"]:

@@ -11,8 +11,10 @@ from laconic.compress.base import Compressor, share
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
+from laconic.state import checkpointed
 
 
+@checkpointed
 class WarmUpState(NamedTuple):
     """How many tensors have been sent, and the compressor's own state."""
 

@@ -17,10 +17,13 @@ class Exchange(NamedTuple):
 
     ``init(tensors)`` makes the state for tensors like these; ``run(tensors, state, link)`` touches neither and
     returns ``(combined, new state)``: if it raises, nothing has happened here. ``equal`` says that every worker
-    gets the same bits; an exchange between pairs does not.
+    gets the same bits; an exchange between pairs does not. ``sparse``: parts of the tensors are not sent this time.
+    ``momentum``: the result already holds momentum, and the optimizer must add none.
     """
 
     init: Callable[[Tensors], Any]
     run: Callable[[Tensors, Any, Link], tuple[list[Tensor], Any]]
     equal: bool = True
     name: str = "exchange"
+    sparse: bool = False
+    momentum: bool = False

@@ -14,8 +14,10 @@ from laconic.errors import ClashError, PacketError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
 from laconic.packet import Message, Packet, check_shape
+from laconic.state import checkpointed
 
 
+@checkpointed
 class EveryoneState(NamedTuple):
     """One compressor's state for each tensor."""
 
@@ -73,7 +75,7 @@ def everyone(
         return combined, EveryoneState(inner)
 
     name = f"everyone({main.name})" if rule.name == "mean" else f"everyone({main.name}, {rule.name})"
-    return Exchange(init, run, equal=True, name=name)
+    return Exchange(init, run, equal=True, name=name, sparse=main.sparse, momentum=main.momentum)
 
 
 def ring(compressor: Compressor | None = None, combine: Rule | None = None) -> Exchange:

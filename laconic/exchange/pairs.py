@@ -10,12 +10,14 @@ from torch import Tensor
 from laconic.aggregate.mean import Rule, mean
 from laconic.compress.base import Compressor
 from laconic.compress.identity import identity
+from laconic.errors import PacketError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
-from laconic.errors import PacketError
 from laconic.packet import check_shape
+from laconic.state import checkpointed
 
 
+@checkpointed
 class PairsState(NamedTuple):
     """The round, from which the pairing is drawn, and one compressor's state for each tensor."""
 
@@ -60,7 +62,7 @@ def pairs(compressor: Compressor | None = None, combine: Rule | None = None, see
                 combined.append(rule.combine(parts, [1.0] * len(parts)))
         return combined, PairsState(state.round + 1, [after for _, after in sent])
 
-    return Exchange(init, run, equal=False, name=f"pairs({inner.name})")
+    return Exchange(init, run, equal=False, name=f"pairs({inner.name})", sparse=inner.sparse, momentum=inner.momentum)
 
 
 def partner(rank: int, size: int, seed: int, round: int) -> int:

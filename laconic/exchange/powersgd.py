@@ -11,8 +11,10 @@ from torch import Tensor
 from laconic.errors import ConfigError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
+from laconic.state import checkpointed
 
 
+@checkpointed
 class PowerSGDState(NamedTuple):
     """For each matrix, the right factor of the last round (shared) and what was not sent (private); else ``None``."""
 
@@ -91,7 +93,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
                     residuals.append(None)
         return combined, PowerSGDState([mean.get(i) for i in range(len(tensors))], residuals)
 
-    return Exchange(init, run, equal=True, name=f"powersgd(rank={rank})")
+    return Exchange(init, run, equal=True, name=f"powersgd(rank={rank})", sparse=True)
 
 
 def working(tensor: Tensor) -> torch.dtype:

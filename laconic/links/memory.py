@@ -70,7 +70,9 @@ def run(workers: int, fn: Callable[[Link], Result], *, timeout: float = 60.0) ->
             except BaseException as error:  # raised again below, in the caller's thread
                 errors[rank] = error
 
-    threads = [threading.Thread(target=work, args=(rank,), name=f"worker-{rank}", daemon=True) for rank in range(workers)]
+    threads = [
+        threading.Thread(target=work, args=(rank,), name=f"worker-{rank}", daemon=True) for rank in range(workers)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

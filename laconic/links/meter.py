@@ -71,5 +71,5 @@ class Meter:
 
     def reading(self) -> dict[str, float]:
         """The counts as plain numbers."""
-        names = "bytes_out bytes_in messages_out messages_in seconds_waiting seconds_compressing".split()
+        names = ["bytes_out", "bytes_in", "messages_out", "messages_in", "seconds_waiting", "seconds_compressing"]
         return {name: getattr(self, name) for name in names}

@@ -120,7 +120,9 @@ def parse(link: str, workers: int, overrides: Sequence[str] = ()) -> Network:
         if len(ends) == 1:
             connections[ends[0]] = parse_connection(what)
         elif ends[0] == ends[1]:
-            raise ConfigError(f"link override {override!r}: a link joins two workers, this one joins {ends[0]} to itself")
+            raise ConfigError(
+                f"link override {override!r}: a link joins two workers, this one joins {ends[0]} to itself"
+            )
         else:
             link_of = parse_connection(what)
             links[ends[0], ends[1]] = replace(link_of, latency=link_of.latency or connections[ends[0]].latency)

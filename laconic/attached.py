@@ -1,0 +1,362 @@
+"""Hooks a sync onto an ordinary torch model and optimizer. The one place that writes to the model.
+
+Parameters are dealt to buckets from the last to the first, as backward gets them ready. When a bucket's last gradient
+is ready, and all buckets before it have left, its exchange starts on the link's lane, beside the rest of backward. The
+order is the same on every worker, whatever order the gradients came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
+from laconic.links.background import Handle
+from laconic.links.base import Link
+from laconic.methods import build
+from laconic.packet import Packet
+from laconic.state import freeze, like, thaw
+from laconic.sync.base import Sync
+
+FIRST_BUCKET = 1 << 20  # bytes; small, so that the first exchange starts early
+BUCKET = 25 << 20
+FORMAT = 1
+
+
+@dataclass
+class Bucket:
+    """Parameters whose gradients leave together."""
+
+    params: list[Tensor]
+    names: list[str]
+    state: Any
+    pending: int = 0
+    handle: Handle | None = None
+    sent: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: str | Sync,
+    link: Link | None = None,
+    *,
+    clip: float | None = None,
+    bucket_bytes: int = BUCKET,
+    **settings: Any,
+) -> Attached:
+    """Train ``model`` together with the other workers of ``link``, by ``method``.
+
+    ``method`` is the name of one (``laconic methods`` lists them; ``settings`` change its defaults), a nesting, or the
+    path of a recipe (``.toml``). Without a link, torchrun's environment gives one over torch's process group. ``clip``
+    bounds the norm of the gradient that the optimizer steps with. All workers start from rank 0's weights.
+
+    In the loop: ``loss.backward()``, then ``sync.step()`` in the optimizer's place::
+
+        sync = laconic.attach(model, optimizer, "diloco", link, every=100)
+        for batch in batches:
+            loss(model, batch).backward()
+            sync.step()
+            sync.zero_grad()
+
+    Raises: ConfigError, ClashError: what cannot be trained so, each with a sentence.
+    """
+    if isinstance(method, str) and method.endswith(".toml"):
+        from laconic.recipe import read_recipe
+
+        recipe = read_recipe(method)
+        method, settings = recipe.method, recipe.settings | settings
+    sync = build(method, settings)
+    if link is None:
+        from laconic.links.process_group import process_group
+
+        link = process_group()
+    return Attached(model, optimizer, sync, link, clip=clip, bucket_bytes=bucket_bytes)
+
+
+class Attached:
+    """A model, its optimizer and a sync on a link; made by :func:`attach`.
+
+    It steps like an optimizer and its :meth:`state_dict` resumes bit for bit, also with an exchange under way (each
+    worker keeps its own).
+    """
+
+    _step_supports_amp_scaling = True  # so that a GradScaler hands itself to step(), which refuses it in words
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        sync: Sync,
+        link: Link,
+        *,
+        clip: float | None = None,
+        bucket_bytes: int = BUCKET,
+    ) -> None:
+        self.model, self.optimizer, self.sync, self.link, self.clip = model, optimizer, sync, link, clip
+        named = _trainable(model, optimizer)
+        _check_momentum(sync, optimizer)
+        self.names, self.params = list(named), list(named.values())
+        _same_model(named, link)
+        with torch.no_grad():
+            everything = [*model.parameters(), *model.buffers()]
+            link.broadcast([p.detach() for p in everything])
+        self._state = sync.init(named) if sync.after_step or not sync.by_bucket else None
+        self._buckets = self._deal(bucket_bytes) if sync.after_backward and sync.by_bucket else []
+        self._place = {p: bucket for bucket in self._buckets for p in bucket.params}
+        self._next = 0
+        self._paused = False
+        self._synchronized = False
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(self._ready) for p in (self.params if sync.after_backward else [])
+        ]
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def step(self, closure: None = None, *, grad_scaler: Any = None) -> None:
+        """Finish the gradients' exchange, step the optimizer, and do what the sync does after a step.
+
+        Raises: ConfigError for a closure or a GradScaler; NotANumber; PeerTimeout, PeerLost.
+        """
+        if closure is not None:
+            raise ConfigError("step: a closure would run backward several times a step; call backward before step()")
+        if grad_scaler is not None:
+            raise ConfigError(
+                "step: a GradScaler multiplies gradients by a changing scale, which residuals cannot follow; train in "
+                "bfloat16 autocast, which needs no scaler"
+            )
+        self.synchronize()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.params, self.clip)
+        self.optimizer.step()
+        self._synchronized = False
+        if self.sync.after_step is None:
+            return
+        updates, state = self.sync.after_step(self.params, self._state, self.link)
+        with torch.no_grad():  # only now, when nothing can fail any more
+            for i, value in updates.items():
+                self.params[i].copy_(value)
+        self._state = state
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As the optimizer's."""
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    def synchronize(self) -> None:
+        """Wait until each ``p.grad`` holds what the optimizer is to step with; for clipping by hand before step()."""
+        if self.sync.after_backward is None or self._synchronized:
+            return
+        if self.sync.by_bucket:
+            for bucket in self._buckets[self._next :]:
+                self._launch(bucket)
+            results = [bucket.handle.result() for bucket in self._buckets if bucket.handle]
+            for bucket in self._buckets:
+                self._untouched(bucket)
+            for bucket, (grads, state) in zip(self._buckets, results, strict=True):
+                bucket.state = state
+                _give(bucket.params, grads)
+                bucket.handle, bucket.sent, bucket.versions = None, [], []
+                bucket.pending = len(bucket.params)
+            self._next = 0
+        else:
+            run = self.sync.after_backward
+            grads, self._state = self.link.start(run, _grads(self.params, self.names), self._state, self.link).result()
+            _give(self.params, grads)
+        self._synchronized = True
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Accumulate: gradients of backwards inside stay here, and leave with the next backward outside."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups, to set a learning rate in."""
+        return self.optimizer.param_groups
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to evaluate and to ship, by name: the shared ones where the method has them, else the model's."""
+        values = list(self.params) if self.sync.model is None else self.sync.model(self.params, self._state)
+        return {n: v.detach().to(p.dtype) for n, p, v in zip(self.names, self.params, values, strict=True)}
+
+    def drain(self) -> None:
+        """Wait for everything under way, so that the link may be closed."""
+        self.link.start(lambda: None).result()
+
+    def detach(self) -> None:
+        """Drain, and leave the model as an ordinary one."""
+        self.drain()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state and the sync's, of this worker; with the model's own it resumes bit for bit.
+
+        Tensors are not copied. Raises: ConfigError between backward and step().
+        """
+        if any(bucket.handle for bucket in self._buckets):
+            raise ConfigError(
+                "state_dict: gradients are under way; call it after step(), not between backward and step()"
+            )
+        parts = {"sync": self._state, "buckets": [bucket.state for bucket in self._buckets]}
+        skeleton, tensors = freeze(parts)
+        return {
+            "format": FORMAT,
+            "method": self.sync.name,
+            "rank": self.link.rank,
+            "size": self.link.size,
+            "optimizer": self.optimizer.state_dict(),
+            "skeleton": skeleton,
+            "tensors": tensors,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take up where :meth:`state_dict` left off.
+
+        Raises: ConfigError for the state of another method, worker or model; PacketError for one that is damaged.
+        """
+        here = {"format": FORMAT, "method": self.sync.name, "rank": self.link.rank, "size": self.link.size}
+        for key, value in here.items():
+            if saved.get(key) != value:
+                raise ConfigError(f"load_state_dict: the saved {key} is {saved.get(key)!r}, here it is {value!r}")
+        tensors = {name: t.clone() for name, t in saved["tensors"].items()}
+        parts = thaw(saved["skeleton"], tensors)
+        if not isinstance(parts, dict) or set(parts) != {"sync", "buckets"}:
+            raise PacketError("load_state_dict: the saved state has no parts 'sync' and 'buckets'")
+        like({"": [self._state, [b.state for b in self._buckets]]}[""], [parts["sync"], parts["buckets"]])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self._state = parts["sync"]
+        for bucket, state in zip(self._buckets, parts["buckets"], strict=True):
+            bucket.state = state
+
+    # -- buckets ---------------------------------------------------------------------------------------------
+
+    def _deal(self, nbytes: int) -> list[Bucket]:
+        buckets: list[Bucket] = []
+        names: list[str] = []
+        params: list[Tensor] = []
+        size, room = 0, min(FIRST_BUCKET, nbytes)
+        for name, param in reversed(list(zip(self.names, self.params, strict=True))):
+            names.append(name)
+            params.append(param)
+            size += param.numel() * param.element_size()
+            if size >= room:
+                buckets.append(self._bucket(params, names))
+                names, params, size, room = [], [], 0, nbytes
+        if params:
+            buckets.append(self._bucket(params, names))
+        return buckets
+
+    def _bucket(self, params: list[Tensor], names: list[str]) -> Bucket:
+        state = self.sync.init(dict(zip(names, params, strict=True)))
+        return Bucket(params, names, state, pending=len(params))
+
+    def _ready(self, param: Tensor) -> None:
+        if param.grad is not None and param.grad.is_sparse:
+            raise ConfigError("sparse gradients cannot be exchanged; build the embedding with sparse=False")
+        if self._paused or not self.sync.by_bucket:
+            self._synchronized = False
+            return
+        bucket = self._place[param]
+        if bucket.handle is not None or bucket.pending == 0:
+            raise ConfigError(
+                "backward ran twice before step(), and the gradients of the first have left; run all but the last "
+                "inside `with sync.no_sync():`"
+            )
+        self._synchronized = False
+        bucket.pending -= 1
+        while self._next < len(self._buckets) and self._buckets[self._next].pending == 0:
+            self._launch(self._buckets[self._next])
+            self._next += 1
+
+    def _launch(self, bucket: Bucket) -> None:
+        assert self.sync.after_backward is not None
+        grads = _grads(bucket.params, bucket.names)
+        bucket.sent = [p.grad for p in bucket.params if p.grad is not None]
+        bucket.versions = [g._version for g in bucket.sent]
+        bucket.handle = self.link.start(self.sync.after_backward, grads, bucket.state, self.link)
+
+    def _untouched(self, bucket: Bucket) -> None:
+        if [g._version for g in bucket.sent] != bucket.versions:
+            raise ConfigError(
+                "gradients were changed between backward and step() (clipped?) after they had left; call "
+                "sync.synchronize() first, or give attach(clip=...)"
+            )
+
+
+def _grads(params: list[Tensor], names: list[str]) -> list[Tensor]:
+    """Gradients to exchange; zeros for a parameter that this worker did not use, which others may have."""
+    del names
+    return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in params]
+
+
+def _give(params: list[Tensor], grads: list[Tensor]) -> None:
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad.to(param.dtype)
+
+
+def _trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    if type(model).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        raise ClashError(f"attach: the model is wrapped in {type(model).__name__} already; give attach the plain model")
+    mine = {p for group in optimizer.param_groups for p in group["params"]}
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad and p in mine}
+    if not named:
+        raise ConfigError("attach: the optimizer holds none of the model's trainable parameters")
+    strangers = len(mine - set(model.parameters()))
+    if strangers:
+        raise ConfigError(f"attach: the optimizer holds {strangers} tensors that are not the model's parameters")
+    for name, p in named.items():
+        if not p.is_floating_point() or type(p.data).__name__ == "DTensor" or p.layout != torch.strided:
+            raise ConfigError(f"attach: parameter {name} is {type(p.data).__name__} of {p.dtype}, wanted dense floats")
+    return named
+
+
+def _check_momentum(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
+    if not sync.momentum:
+        return
+    for group in optimizer.param_groups:
+        if group.get("momentum") or (group.get("betas") or (0.0,))[0]:
+            raise ClashError(
+                f"attach: {sync.name} carries momentum itself, and the optimizer would add its own; build it with "
+                "momentum=0 (SGD) or betas=(0, ...) (Adam)"
+            )
+
+
+def _same_model(named: dict[str, Tensor], link: Link) -> None:
+    shapes = [f"{name} {p.dtype} {list(p.shape)}" for name, p in named.items()]
+    print_ = hashlib.sha256("\n".join(shapes).encode()).hexdigest()
+    heard = link.all_gather([Packet({}, {"model": print_, "parameters": len(shapes)})])
+    for rank, message in enumerate(heard):
+        if message[0].header.get("model") != print_:
+            raise ConfigError(
+                f"attach: worker {rank} has another model than worker {link.rank} "
+                f"({message[0].header.get('parameters')} parameters there, {len(shapes)} here); build it alike everywhere"
+            )
+
+
+def nan_check(loss: float, rank: int, step: int, model: nn.Module) -> None:
+    """Refuse a loss that is NaN or infinite, naming the worker, the step and the first parameter that is not finite.
+
+    Raises: NotANumber.
+    """
+    if loss - loss == 0:
+        return
+    bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
+    where = (
+        f"; parameter {bad} is not finite" if bad else "; all parameters are finite, so look at the batch or the loss"
+    )
+    raise NotANumber(f"worker {rank}, step {step}: the loss is {loss}{where}. A smaller learning rate may help")

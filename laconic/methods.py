@@ -1,0 +1,332 @@
+"""The published methods, each a few lines made of the parts, with the paper's defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from laconic.aggregate import Rule
+from laconic.compress import Compressor, error_feedback, half, identity, momentum_correction, topk, warm_up
+from laconic.compress import e3m0 as e3m0_compressor
+from laconic.errors import ClashError, ConfigError, unknown
+from laconic.exchange import everyone, pairs
+from laconic.exchange import powersgd as powersgd_exchange
+from laconic.nesting import bind, chain_of, read
+from laconic.sync import Sync, every_step, local_steps
+from laconic.sync import diloco as diloco_sync
+from laconic.sync import noloco as noloco_sync
+from laconic.sync import streaming as streaming_sync
+
+Compress = Compressor | str | Sequence[str] | None
+Combine = Rule | str | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method: how to make it, the six choices it stands for, and where it comes from."""
+
+    name: str
+    make: Callable[..., Sync]
+    choices: dict[str, str]
+    wire: str
+    source: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        return (inspect.getdoc(self.make) or "").split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every setting with its default."""
+        return {p.name: p.default for p in inspect.signature(self.make).parameters.values()}
+
+
+METHODS: dict[str, Method] = {}
+CHOICES = ("send", "every", "apply", "to", "combine", "compress")
+
+
+def method(
+    name: str, *, wire: str, source: str, **choices: str
+) -> Callable[[Callable[..., Sync]], Callable[..., Sync]]:
+    """Register a function as a named method; ``choices`` answers the six questions of the design."""
+    assert tuple(choices) == CHOICES, f"{name}: answer {CHOICES}, in this order"
+
+    def register(make: Callable[..., Sync]) -> Callable[..., Sync]:
+        METHODS[name] = Method(name, make, choices, wire, source)
+        return make
+
+    return register
+
+
+def get(name: str) -> Method:
+    """A named method.
+
+    Raises: ConfigError, with the nearest name.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def build(method: str | Sync, settings: dict[str, Any] | None = None) -> Sync:
+    """The sync of a named method with some settings changed, of a nesting as text, or as it is.
+
+    Raises: ConfigError, ClashError: an unknown name or setting, a value out of range, two choices that clash.
+    """
+    if isinstance(method, Sync):
+        return method
+    if "(" in method:
+        if settings:
+            raise ConfigError(f"settings {sorted(settings)} are for named methods; write them into {method!r}")
+        sync = read(method)
+        if not isinstance(sync, Sync):
+            raise ConfigError(
+                f"{method!r} is not a whole method: wrap it in every_step(...), diloco(...) or another sync"
+            )
+        return sync
+    return bind(method, get(method).make, [], dict(settings or {}))
+
+
+def _compressor(compress: Compress, default: Compressor, feedback: bool) -> Compressor:
+    chosen = default if compress is None else compress if isinstance(compress, Compressor) else chain_of(compress)
+    return error_feedback(chosen) if feedback and chosen.name != "identity" else chosen
+
+
+def _rule(combine: Combine) -> Rule | None:
+    if isinstance(combine, str):
+        rule = read(combine)
+        if not isinstance(rule, Rule):
+            raise ConfigError(f"combine: {combine!r} is not a rule; there are mean and weighted_mean")
+        return rule
+    return combine
+
+
+@method(
+    "ddp",
+    send="gradients",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, each step",
+    source="Li et al. 2020, arXiv:2006.15704 (PyTorch DistributedDataParallel)",
+)
+def ddp(compress: Compress = None, feedback: bool = True, combine: Combine = None) -> Sync:
+    """Data-parallel training: average gradients each step.
+
+    compress: a compressor or a list (a chain); feedback: keep what it drops; combine: the rule.
+    """
+    return every_step(everyone(_compressor(compress, identity(), feedback), _rule(combine)))
+
+
+@method(
+    "ddp-half",
+    send="gradients",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="16 bits a value",
+    wire="2 (n-1)/n x 2 bytes a parameter, each step",
+    source="torch's fp16_compress_hook and bf16_compress_hook",
+)
+def ddp_half(kind: str = "fp16", combine: Combine = None) -> Sync:
+    """Data-parallel training with 16-bit gradients.
+
+    kind: fp16 (finer, up to 65504) or bf16 (float32's range; gloo cannot sum it, so a ring over TCP does).
+    """
+    return every_step(everyone(half(kind), _rule(combine)))
+
+
+@method(
+    "topk",
+    send="gradients",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step",
+    to="everyone (all-gather)",
+    combine="mean",
+    compress="the largest entries, with error feedback",
+    wire="(n-1) x 8 bytes x density a parameter, each step",
+    source="Stich et al. 2018, arXiv:1809.07599; feedback: Karimireddy et al. 2019, arXiv:1901.09847",
+)
+def topk_method(
+    density: float = 0.01, feedback: bool = True, compress: Compress = None, combine: Combine = None
+) -> Sync:
+    """Send the largest entries of the gradient and keep the rest for later.
+
+    density: share of entries sent; feedback: keep what is not; compress: another compressor in Top-k's place.
+    """
+    return every_step(everyone(_compressor(compress, topk(density), feedback), _rule(combine)))
+
+
+@method(
+    "dgc",
+    send="accumulated momentum",
+    every="each step",
+    apply="the inner optimizer's step, without momentum of its own",
+    to="everyone (all-gather)",
+    combine="mean",
+    compress="the largest entries, with momentum correction, factor masking and warm-up",
+    wire="(n-1) x 8 bytes x density a parameter, each step (more during warm-up)",
+    source="Lin et al. 2018, arXiv:1712.01887 (Deep Gradient Compression)",
+)
+def dgc(
+    density: float = 0.001,
+    momentum: float = 0.9,
+    masking: bool = True,
+    clip: float | None = 1.0,
+    warmup_steps: int = 100,
+    warmup_start: float = 0.25,
+    compress: Compress = None,
+    combine: Combine = None,
+) -> Sync:
+    """Deep Gradient Compression: 99.9 % sparse gradients, with the four parts that keep the dense run's accuracy.
+
+    momentum: carried by the method, so the optimizer has none; masking: clear the momentum of what was sent;
+    clip: bound on the norm of a worker's gradient, none to switch off; warmup_steps: over which the density falls from
+    warmup_start, 0 to switch off; compress: another compressor in Top-k's place.
+    """
+    sparse = warm_up(topk, density, max(density, warmup_start), warmup_steps)
+    if compress is not None:
+        sparse = _compressor(compress, sparse, feedback=False)
+    return every_step(
+        everyone(
+            momentum_correction(sparse, momentum, masking),
+            _rule(combine),
+            small=momentum_correction(identity(), momentum, masking=False),
+        ),
+        clip=clip,
+    )
+
+
+@method(
+    "powersgd",
+    send="gradients",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step",
+    to="everyone (two all-reduces)",
+    combine="mean",
+    compress="low rank, warm start, error feedback",
+    wire="2 (n-1)/n x 4 bytes x rank (rows + columns) a matrix, each step; vectors whole",
+    source="Vogels et al. 2019, arXiv:1905.13727",
+)
+def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0) -> Sync:
+    """PowerSGD: each gradient matrix as the product of two thin ones.
+
+    rank: columns of the thin matrices; warm_start: begin each step where the last ended; min_rate: leave a matrix whole
+    that would not shrink by this much.
+    """
+    return every_step(powersgd_exchange(rank, warm_start, min_rate))
+
+
+@method(
+    "local-sgd",
+    send="the change of the weights",
+    every="each H steps",
+    apply="the mean becomes the weights",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, once every H steps",
+    source="Stich 2018, arXiv:1805.09767",
+)
+def local_sgd(every: int = 16, compress: Compress = None, feedback: bool = True, combine: Combine = None) -> Sync:
+    """Local SGD: several steps alone, then the mean of the weights.
+
+    every: H; compress, feedback, combine: as ddp's.
+    """
+    return local_steps(everyone(_compressor(compress, identity(), feedback), _rule(combine)), every)
+
+
+@method(
+    "diloco",
+    send="the change of the weights",
+    every="each H steps",
+    apply="Nesterov outer step on the shared weights",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, once every H steps",
+    source="Douillard et al. 2023, arXiv:2311.08105",
+)
+def diloco(
+    every: int = 500,
+    lr: float = 0.7,
+    momentum: float = 0.9,
+    form: str = "nesterov",
+    compress: Compress = None,
+    feedback: bool = False,
+    combine: Combine = None,
+) -> Sync:
+    """DiLoCo: hundreds of steps alone, then an outer step with momentum.
+
+    every: H; lr, momentum, form: the outer step's; compress, feedback, combine: as ddp's.
+    """
+    return diloco_sync(everyone(_compressor(compress, identity(), feedback), _rule(combine)), every, lr, momentum, form)
+
+
+@method(
+    "streaming-diloco",
+    send="the change of one fragment's weights",
+    every="each H steps, fragments in turn, overlapped by tau steps",
+    apply="Nesterov outer step, mixed with the worker's own",
+    to="everyone (all-gather)",
+    combine="mean",
+    compress="E3M0, 4 bits a value",
+    wire="(n-1) x (0.5 + 2/128) bytes a parameter in every H steps, one fragment at a time",
+    source="Douillard et al. 2025, arXiv:2501.18512",
+)
+def streaming_diloco(
+    every: int = 100,
+    fragments: int = 3,
+    overlap: int = 1,
+    mixing: float = 0.5,
+    lr: float = 0.4,
+    momentum: float = 0.9,
+    pattern: str = "strided",
+    compress: Compress = None,
+    feedback: bool = False,
+    combine: Combine = None,
+) -> Sync:
+    """Streaming DiLoCo: a fragment of the model at a time, in 4 bits, hidden behind the steps that follow.
+
+    every: H; fragments: how many; overlap: tau, steps to hide each behind; mixing: the worker's own share when a fragment
+    comes back; lr, momentum: the outer step's; pattern: strided or sequential; compress, feedback, combine: as ddp's.
+    """
+    talk = everyone(_compressor(compress, e3m0_compressor(), feedback), _rule(combine))
+    return streaming_sync(talk, every, fragments, overlap, mixing, lr, momentum, pattern)
+
+
+@method(
+    "noloco",
+    send="the weights",
+    every="each H steps",
+    apply="heavy-ball outer step, pulled towards the pair's mean",
+    to="one random partner",
+    combine="mean of the pair",
+    compress="nothing",
+    wire="4 bytes a parameter to one peer, once every H steps (8 if mixing is not lr)",
+    source="Kolehmainen et al. 2025, arXiv:2506.10911",
+)
+def noloco(
+    every: int = 50,
+    lr: float = 0.7,
+    momentum: float = 0.5,
+    mixing: float | None = None,
+    compress: Compress = None,
+    combine: Combine = None,
+) -> Sync:
+    """NoLoCo: an outer step with one random partner; no collective, nobody waits for everyone.
+
+    every: H; lr, momentum: the outer step's; mixing: the pull towards the pair's mean, lr if not given; compress: int8
+    or half, say.
+    """
+    rule = _rule(combine)
+    if rule is not None and rule.weight != 1.0:
+        raise ClashError("noloco: a pair's mean is not weighted; leave combine out")
+    return noloco_sync(pairs(_compressor(compress, identity(), False), rule), every, lr, momentum, mixing)

@@ -1,0 +1,116 @@
+"""Reads a nesting from text: ``diloco(everyone(error_feedback(topk(0.01))), every=500)``.
+
+Recipes and the command line name functions and arguments; this turns the text into the call. Only the public names of
+the rooms can be named, only constants passed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from laconic.errors import ConfigError, unknown
+
+
+@cache
+def names() -> dict[str, Callable[..., Any]]:
+    """Every function that a nesting may name."""
+    from laconic import aggregate, compress, exchange, sync
+
+    return {
+        name: function
+        for room in (compress, aggregate, exchange, sync)
+        for name in room.__all__
+        if inspect.isfunction(function := getattr(room, name))
+    }
+
+
+def read(text: str) -> Any:
+    """The value of a nesting; a name alone is called with its defaults.
+
+    Raises: ConfigError for text that is no nesting, an unknown name (with the nearest), or arguments that do not fit.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{text!r} is not a nesting ({error.msg}); write it like error_feedback(topk(0.01))"
+        ) from None
+    return _value(tree, text)
+
+
+def chain_of(parts: str | Sequence[str]) -> Any:
+    """A compressor from one nesting, or from a list of them, which is a chain."""
+    from laconic.compress import Compressor, chain
+
+    texts = [parts] if isinstance(parts, str) else list(parts)
+    values = [read(text) for text in texts]
+    for text, value in zip(texts, values, strict=True):
+        if not isinstance(value, Compressor):
+            raise ConfigError(f"compress: {text!r} is a {type(value).__name__.lower()}, wanted a compressor")
+    return values[0] if len(values) == 1 else chain(*values)
+
+
+def number(text: str) -> Any:
+    """A setting's value from text: a number, true or false, a list; anything else stays text."""
+    lowered = text.strip().lower()
+    if lowered in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[lowered]
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
+
+
+def bind(what: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call ``function``, refusing arguments that it does not have.
+
+    Raises: ConfigError naming the nearest argument, or saying which are wanted.
+    """
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in kwargs:
+            if key not in parameters:
+                raise unknown(f"setting of {what}", key, parameters)
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"{what}: {error}; it takes {inspect.signature(function)}") from None
+    try:
+        return function(*bound.args, **bound.kwargs)
+    except (TypeError, AttributeError) as error:
+        given = ", ".join(f"{k}={v!r}" for k, v in bound.arguments.items())
+        raise ConfigError(f"{what}: cannot be made with {given}: {error}") from error
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id=name)):
+            function = _function(name)
+            parameters = list(inspect.signature(function).parameters.values())
+            args = [_argument(a, parameters[i] if i < len(parameters) else None, text) for i, a in enumerate(node.args)]
+            by_name = {p.name: p for p in parameters}
+            kwargs = {k.arg: _argument(k.value, by_name.get(k.arg), text) for k in node.keywords if k.arg}
+            return bind(name, function, args, kwargs)
+        case ast.Name(id=name):
+            return bind(name, _function(name), [], {})
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, SyntaxError):
+        raise ConfigError(f"{text!r}: only names of laconic's functions and constants may stand in a nesting") from None
+
+
+def _argument(node: ast.expr, parameter: inspect.Parameter | None, text: str) -> Any:
+    # A parameter whose default is a function wants the function and not what it returns: warm_up(topk, 0.001).
+    if isinstance(node, ast.Name) and parameter is not None and inspect.isfunction(parameter.default):
+        return _function(node.id)
+    return _value(node, text)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    if name not in names():
+        raise unknown("part", name, names())
+    return names()[name]

@@ -1,0 +1,89 @@
+"""A method's state as plain tensors and JSON, and back: what a checkpoint holds.
+
+State is nested NamedTuples, lists, numbers and tensors. :func:`freeze` takes it apart into a skeleton (JSON) and the
+tensors it refers to; :func:`thaw` puts it together again. No pickle: only the NamedTuples registered here are made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from laconic.errors import PacketError
+
+Kind = TypeVar("Kind", bound=type)
+_KINDS: dict[str, type] = {}
+
+
+def checkpointed(kind: Kind) -> Kind:
+    """Register a NamedTuple that state may contain."""
+    assert _KINDS.setdefault(kind.__name__, kind) is kind, f"two kinds of state are called {kind.__name__}"
+    return kind
+
+
+def freeze(value: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The skeleton of ``value``, and its tensors by the names that the skeleton gives them."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach()
+            return {"tensor": path}
+        if value is None or isinstance(value, bool | int | float | str):
+            return {"value": value}
+        if isinstance(value, dict):
+            return {"dict": [[key, walk(item, f"{path}.{key}")] for key, item in value.items()]}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            if type(value).__name__ not in _KINDS:
+                raise TypeError(f"{type(value).__name__} is not @checkpointed, so it could not be read back")
+            fields = value._asdict().items()  # type: ignore[attr-defined]
+            return {"kind": type(value).__name__, "fields": {k: walk(v, f"{path}.{k}") for k, v in fields}}
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [walk(item, f"{path}.{i}") for i, item in enumerate(value)]}
+        return {"value": None}  # an answer under way: what was sent is kept, and is sent again
+
+    return walk(value, "state"), tensors
+
+
+def thaw(skeleton: Any, tensors: dict[str, Tensor]) -> Any:
+    """Put together what :func:`freeze` took apart.
+
+    Raises: PacketError for a skeleton that it did not write, or a tensor that is missing.
+    """
+    match skeleton:
+        case {"tensor": str(name)} if name in tensors:
+            return tensors[name]
+        case {"value": None | bool() | int() | float() | str() as value}:
+            return value
+        case {"dict": list(items)}:
+            return {key: thaw(item, tensors) for key, item in items}
+        case {"kind": str(name), "fields": dict(fields)} if name in _KINDS:
+            kind: Any = _KINDS[name]
+            if set(fields) != set(kind._fields):
+                raise PacketError(f"checkpoint: {name} has fields {sorted(fields)}, wanted {sorted(kind._fields)}")
+            return kind(**{key: thaw(item, tensors) for key, item in fields.items()})
+        case {"list": list(items)}:
+            return [thaw(item, tensors) for item in items]
+        case {"tuple": list(items)}:
+            return tuple(thaw(item, tensors) for item in items)
+    raise PacketError(f"checkpoint: {str(skeleton)[:80]} is nothing that laconic writes")
+
+
+def like(old: Any, new: Any, path: str = "state") -> None:
+    """Check that ``new`` could take the place of ``old``: the same kinds, names and shapes all the way down.
+
+    Raises: PacketError that names the first place where they differ.
+    """
+    flying = type(new).__name__ == "Flight" and old is None  # an exchange under way has no counterpart at the start
+    if type(old) is not type(new) and not flying and not (type(old).__name__ == "Flight" and new is None):
+        raise PacketError(
+            f"checkpoint: {path} is {type(new).__name__}, this run has {type(old).__name__}; was it another method?"
+        )
+    if isinstance(old, Tensor) and (old.shape != new.shape or old.dtype != new.dtype):
+        raise PacketError(f"checkpoint: {path} is {new.dtype}{list(new.shape)}, here {old.dtype}{list(old.shape)}")
+    if isinstance(old, list | tuple) and not flying and new is not None:
+        if len(old) != len(new):
+            raise PacketError(f"checkpoint: {path} has {len(new)} entries, this run's has {len(old)}")
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            like(a, b, f"{path}.{old._fields[i] if hasattr(old, '_fields') else i}")

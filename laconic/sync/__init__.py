@@ -1,0 +1,10 @@
+"""When, and what: one sync a file. A name in ``__all__`` is public and has a spelling in recipes."""
+
+from laconic.sync.base import Sync
+from laconic.sync.diloco import diloco
+from laconic.sync.every_step import every_step
+from laconic.sync.local_steps import local_steps
+from laconic.sync.noloco import noloco
+from laconic.sync.streaming import streaming
+
+__all__ = ["Sync", "diloco", "every_step", "local_steps", "noloco", "streaming"]

@@ -1,0 +1,85 @@
+"""The shape of a sync: its chances to talk, as gradients get ready and after the inner step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from laconic.errors import ClashError, ConfigError
+from laconic.exchange.base import Exchange
+from laconic.links.base import Link
+
+Params = Sequence[Tensor]
+Updates = dict[int, Tensor]
+
+
+class Sync(NamedTuple):
+    """When to talk, and what is done with the answer. Nothing here writes to the model: :mod:`laconic.attached` does.
+
+    ``init(params)`` makes the state for named parameters (or tensors, in order). ``after_backward(grads, state, link)``
+    returns ``(the gradients to step with, new state)``; ``after_step(params, state, link)`` returns ``(new values of
+    the parameters that change, by index, new state)``. Either may be absent. If one raises, nothing has happened.
+
+    ``by_bucket``: ``after_backward`` may be run on any part of the gradients with a state of its own, so that parts
+    leave while backward still works on others. ``model(params, state)`` are the weights to evaluate and to ship: the
+    shared ones where a method has them. ``momentum``: gradients come back with momentum already in them.
+    ``equal``: all workers hold the same parameters after every round.
+    """
+
+    init: Callable[[Mapping[str, Tensor] | Params], Any]
+    after_backward: Callable[[Params, Any, Link], tuple[list[Tensor], Any]] | None = None
+    after_step: Callable[[Params, Any, Link], tuple[Updates, Any]] | None = None
+    model: Callable[[Params, Any], list[Tensor]] | None = None
+    by_bucket: bool = False
+    momentum: bool = False
+    equal: bool = True
+    name: str = "sync"
+
+
+def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
+    """Parameters by name; their places stand in for names that are not given."""
+    return dict(params) if isinstance(params, Mapping) else {str(i): p for i, p in enumerate(params)}
+
+
+def master(tensor: Tensor) -> Tensor:
+    """A copy to keep across rounds, in at least float32: small steps vanish in a half-precision sum."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return tensor.detach().to(dtype, copy=True)
+
+
+def drift(anchor: Sequence[Tensor], params: Params) -> list[Tensor]:
+    """What was moved since the anchor, pointing back: ``anchor - params``, so that a descent step subtracts it."""
+    return [a - p.detach() for a, p in zip(anchor, params, strict=True)]
+
+
+def positive(what: str, name: str, value: int) -> int:
+    """Check that a count is at least 1.
+
+    Raises: ConfigError.
+    """
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{what}: {name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def needs_equal(what: str, exchange: Exchange, instead: str) -> None:
+    """Refuse an exchange whose workers end with different results.
+
+    Raises: ClashError.
+    """
+    if not exchange.equal:
+        raise ClashError(
+            f"{what}: needs the same result on every worker, and {exchange.name} gives each pair its own; {instead}"
+        )
+
+
+def momentum_free(what: str, exchange: Exchange) -> None:
+    """Refuse an exchange that puts momentum into what it is given: right for gradients, not for a change of weights.
+
+    Raises: ClashError.
+    """
+    if exchange.momentum:
+        raise ClashError(f"{what}: {exchange.name} adds momentum, which is for gradients; use error_feedback(...) here")
