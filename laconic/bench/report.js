@@ -6,6 +6,19 @@
   const scales = {};
   let view = "held-out";
 
+  function decades(chart) {
+    const logs = chart.figure.data.flatMap((trace) => trace.x).filter((x) => x > 0).map(Math.log10);
+    const [low, high] = logs.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
+    return high - low;
+  }
+
+  // The pixels a bar of so many seconds gets, near enough to know whether a percentage fits in it.
+  function room(chart, element, seconds) {
+    const totals = chart.figure.data[0].x.map((_, bar) => chart.figure.data.reduce((sum, trace) => sum + trace.x[bar], 0));
+    const names = Math.max(...chart.figure.layout.meta.short.map((name) => name.length));
+    return (element.clientWidth - 7 * names - 30) * seconds / (1.05 * Math.max(...totals));
+  }
+
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   function draw(chart) {
@@ -21,13 +34,16 @@
     };
     layout.xaxis = { ...chart.figure.layout.xaxis, ...axis };
     layout.yaxis = { ...chart.figure.layout.yaxis, ...axis };
+    if (chart.key === "split" && element.clientWidth < 560) layout.yaxis.ticktext = layout.meta.short;
     if (chart.key in scales) layout.xaxis.type = scales[chart.key];
     // A small screen has no room for many numbers; plotly would turn them on their sides.
+    if (layout.xaxis.type === "log" && decades(chart) >= 2) layout.xaxis.dtick = 1;
     layout.xaxis.nticks = element.clientWidth < 480 ? 5 : 9;
     layout.shapes = (layout.shapes || []).filter(() => view === "held-out")
       .map((s) => ({ ...s, line: { ...s.line, color: faint }, label: { ...s.label, font: { ...s.label.font, color: faint } } }));
     const data = chart.figure.data.map((trace, i) =>
-      chart.views.length ? { ...trace, visible: chart.views[i] === view && !hidden.has(chart.owners[i]) } : trace);
+      chart.views.length ? { ...trace, visible: chart.views[i] === view && !hidden.has(chart.owners[i]) }
+        : { ...trace, text: trace.text.map((text, bar) => room(chart, element, trace.x[bar]) < 34 ? "" : text) });
     const config = { responsive: true, displaylogo: false, displayModeBar: false, doubleClick: "reset" };
     return Plotly.react(element, data, layout, config);
   }

@@ -48,6 +48,7 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -
         or ([_sentence(alone[0])] if len(found) == 1 and alone else []),
         warnings=[
             *(f"{line.label}: {table.text(line.run.summary['stopped'])}" for line in drawn if _stopped(line.run)),
+            *(sentence for line in drawn if (sentence := _not_a_number(line))),
             *(sentence for c in comparisons for sentence in c.missing),
         ],
         tables=tables,
@@ -73,12 +74,10 @@ def _plotly_js() -> str:
 
 def _label(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> tuple[list[Line], list[list[Line | None]]]:
     # One label a run, unlike all others: its name, or its name and folder where two runs share a name.
-    groups: list[list[Run | None]] = [
-        [c.runs.get(str(method["name"])) for method in c.summary["methods"]] for c in comparisons
-    ]
-    if alone:
-        groups.append(list(alone))
-    names = {id(run): name for c in comparisons for name, run in c.runs.items()} | {id(r): r.name for r in alone}
+    groups = [c.runs for c in comparisons] + ([list[Run | None](alone)] if alone else [])
+    names = {id(run): run.name for run in alone}
+    for c in comparisons:
+        names |= {id(run): str(method["name"]) for method, run in zip(c.summary["methods"], c.runs, strict=True)}
     runs = [run for group in groups for run in group if run is not None]
     taken = Counter(names[id(run)] for run in runs)
     labels: list[str] = []
@@ -104,7 +103,7 @@ def _title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
     if len(alone) == 1 and not comparisons:
         on = f" on {table.text(alone[0].summary['workload'])}" if alone[0].summary.get("workload") else ""
         return f"{alone[0].name}{on}"
-    runs = len(alone) + sum(len(c.runs) for c in comparisons)
+    runs = len(alone) + sum(run is not None for c in comparisons for run in c.runs)
     return f"{runs} runs side by side"
 
 
@@ -129,11 +128,20 @@ def _sentence(run: Run) -> str:
         else ""
     )
     waiting = table.ratio(summary.get("seconds_waiting"), summary.get("seconds"))
-    waited = f", {units.share(waiting)} of it waiting for the network" if not math.isnan(waiting) else ""
+    waited = f", {units.share(waiting)} of it waiting" if not math.isnan(waiting) else ""
     return (
         f"{units.count(summary.get('steps'))} steps in {units.duration(summary.get('seconds'))}{waited}{loss}; "
         f"{units.size(summary.get('bytes_out'))} sent."
     )
+
+
+def _not_a_number(line: Line) -> str:
+    steps = line.run.steps.get(0, {})
+    bad = [i for i, loss in enumerate(steps.get("loss", [])) if not math.isfinite(loss)]
+    if not bad:
+        return ""
+    at = steps["step"][bad[0]] if "step" in steps else bad[0] + 1
+    return f"{line.label}: its loss is not a finite number in {units.count(len(bad))} steps, first in step {at:.0f}"
 
 
 def _stopped(run: Run) -> bool:

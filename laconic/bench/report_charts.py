@@ -127,6 +127,7 @@ def seconds_chart(drawn: Sequence[Line]) -> Chart:
         },
         "margin": {"l": 8, "r": 14, "t": 4, "b": 44},
         "showlegend": False,
+        "meta": {"short": [html.escape(shortened(line.label)) for line in drawn]},  # for a narrow screen
     }
     summary = "; ".join(
         f"{line.label}: "
@@ -144,6 +145,11 @@ def seconds_split(summary: Mapping[str, Any]) -> dict[str, float]:
     if parts and math.isfinite(rest) and rest > 0.001 * sum(parts.values()):
         parts["other"] = rest
     return parts if sum(parts.values()) > 0 else {}
+
+
+def shortened(label: str, letters: int = 16) -> str:
+    """The label's beginning, where there is no room for all of it."""
+    return label if len(label) <= letters else label[: letters - 1] + "…"
 
 
 def thinned(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> tuple[list[float], list[float]]:
@@ -211,7 +217,7 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
         held = _pair(evals, axis.column, "eval_loss")
         smooth = thinned(train[0], smoothed(train[1]))
         raw = thinned(*train)
-        faint: dict[str, Any] = {"line": {**full, "width": 1, "dash": "solid"}, "opacity": 0.22, "hoverinfo": "skip"}
+        faint: dict[str, Any] = {"line": {**full, "width": 1, "dash": "solid"}, "opacity": 0.28, "hoverinfo": "skip"}
         if held[1]:
             add("held-out", i, *thinned(*held), what="held-out loss", line=full)
         else:
@@ -254,7 +260,13 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
                 "y0": goal[1],
                 "y1": goal[1],
                 "line": {"width": 1, "dash": "dot"},
-                "label": {"text": f"where {html.escape(goal[0])} ended", "textposition": "end", "font": {"size": 11}},
+                "label": {
+                    "text": f"where {html.escape(goal[0])} ended",
+                    # Where the curves are not: plain's own ends at the right of the first, the last is log.
+                    "textposition": "start" if axis.key == "bytes" else "end",
+                    "yanchor": "top" if axis.key == "seconds" else "bottom",
+                    "font": {"size": 11},
+                },
             }
         ]
     return Chart(axis.key, axis.title, {"data": traces, "layout": layout}, views, owners, summary)

@@ -21,7 +21,8 @@ from laconic.bench.report_charts import SECONDS, Chart, Line, seconds_split
 from laconic.bench.runs import last
 
 HOW_TO_READ = (
-    "Every method trained the same model from the same start. <b>Over time</b> is what you wait for: the lowest "
+    "Each line is one run; the methods of one comparison start from the same model "
+    "and see the same data. <b>Over time</b> is what you wait for: the lowest "
     "curve at a given second is the best use of this network. <b>Over tokens</b> takes the network away: it shows "
     "what a method’s shortcuts cost in learning. <b>Over bytes sent</b> is what a metered or shared link pays. "
     "<b>Waiting</b> is the share of the time in which a worker could do nothing but wait for others; <b>of the "
@@ -56,7 +57,11 @@ def page(
         f"default-src 'none'; script-src {_hash(plotly_js)} {_hash(script)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    specs = [{"key": c.key, "figure": c.figure, "views": c.views, "owners": c.owners} for c in (*charts, split)]
+    specs = [
+        {"key": c.key, "figure": c.figure, "views": c.views, "owners": c.owners}
+        for c in (*charts, split)
+        if c.figure["data"]
+    ]
     body = "\n".join(
         [
             f"<header><h1>{escaped(title)}</h1>",
@@ -228,16 +233,17 @@ def _predictions(drawn: Sequence[Line]) -> str:
         predicted = line.run.summary.get("predicted")
         if not isinstance(predicted, Mapping):
             continue
-        for key, value in predicted.items():
-            if math.isnan(units.number(value)):
-                continue
+        values = {key: value for key, value in predicted.items() if not math.isnan(units.number(value))}
+        heading = f'<th scope="rowgroup" rowspan="{len(values)}">{escaped(line.label)}</th>'
+        for key, value in values.items():
             measured = _measured(line.run.summary, str(key))
             off = table.ratio(measured, value) - 1
             rows.append(
-                f'<tr><th scope="row">{escaped(line.label)}</th><td>{escaped(str(key).replace("_", " "))}</td>'
+                f"<tr>{heading}<td>{escaped(str(key).replace('_', ' '))}</td>"
                 f"<td>{escaped(_shown(str(key), value))}</td><td>{escaped(_shown(str(key), measured))}</td>"
                 f"<td>{units.NOTHING if math.isnan(off) else _signed(off)}</td></tr>"
             )
+            heading = ""
     if not rows:
         return ""
     head = ["Method", "What", "Predicted", "Measured", "Measured is"]
@@ -307,15 +313,8 @@ def _makings(drawn: Sequence[Line]) -> str:
 def _facts(line: Line) -> dict[str, str]:
     summary = line.run.summary
     facts = {"command": table.text(summary.get("command")), "folder": line.run.folder.name}
-    for key in ("workload", "workers", "link", "measured_on"):
+    for key in ("workload", "workers", "link", "measured_on", "versions", "machine"):
         facts[key.replace("_", " ")] = table.text(summary.get(key))
-    for key in ("versions", "machine"):
-        value = summary.get(key)
-        facts |= (
-            {f"{key}: {name}": table.text(item) for name, item in value.items()}
-            if isinstance(value, Mapping)
-            else {key: table.text(value)}
-        )
     facts["stopped"] = table.text(summary.get("stopped"))
     return {key: value for key, value in facts.items() if value}
 

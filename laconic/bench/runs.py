@@ -44,14 +44,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several methods, side by side: ``summary`` is comparison.json, ``runs`` each method's run where it was found.
+    """Several methods, side by side: ``summary`` is comparison.json, ``runs`` each method's run, in the same order.
 
-    ``missing`` has one sentence for each method whose run cannot be read; its row in the summary stands.
+    A method whose run is not there has None in ``runs`` and a sentence in ``missing``; its row in the summary stands.
     """
 
     folder: Path
     summary: dict[str, Any]
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: list[Run | None] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
@@ -107,15 +107,14 @@ def read_comparison(folder: Path | str) -> Comparison:
     methods = summary.get("methods")
     if not isinstance(methods, list) or not all(isinstance(m, dict) and m.get("name") for m in methods):
         raise ConfigError(f'{path}: "methods" must be a list of objects, each with a "name"')
-    runs: dict[str, Run] = {}
+    runs: list[Run | None] = []
     missing: list[str] = []
     for method in methods:
         name = str(method["name"])
         where = _run_folder(folder, str(method.get("folder") or name))
+        runs.append(None if where is None else read_run(where))
         if where is None:
             missing.append(f"{name}: its run's folder {str(method.get('folder') or name)!r} is not there")
-        else:
-            runs[name] = read_run(where)
     return Comparison(folder, summary, runs, missing)
 
 

@@ -57,7 +57,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
         Column("Waiting", "wait-\ning", lambda m: _share(waiting(m)), waiting),
         Column("Of the ideal’s steps/s", "of\nideal", lambda m: _share(of_ideal(m)), of_ideal),
         Column(
-            "Reaches the plain loss after, × sooner",
+            "Reaches the plain loss after, ×\u00a0sooner",
             "plain's loss\nafter",
             reach,
             lambda m: units.number(m.get("reached_seconds")),

@@ -108,7 +108,7 @@ def factor(times: object) -> str:
         return special
     value = number(times)
     if abs(value) >= 9.95:
-        return f"{value:,.0f}×"
+        return f"{count(round(value))}×"
     return f"{value:.1f}×" if abs(value) >= 0.95 else f"{value:.2f}×"
 
 
