@@ -167,7 +167,7 @@ class Attached:
             self._next = 0
         else:
             run = self.sync.after_backward
-            grads, self._state = self.link.start(run, _grads(self.params, self.names), self._state, self.link).result()
+            grads, self._state = self.link.start(run, _grads(self.params), self._state, self.link).result()
             _give(self.params, grads)
         self._synchronized = True
 
@@ -209,9 +209,7 @@ class Attached:
         Tensors are not copied. Raises: ConfigError between backward and step().
         """
         if any(bucket.handle for bucket in self._buckets):
-            raise ConfigError(
-                "state_dict: gradients are under way; call it after step(), not between backward and step()"
-            )
+            raise ConfigError("state_dict: gradients are under way; call it after step(), not between backward and it")
         parts = {"sync": self._state, "buckets": [bucket.state for bucket in self._buckets]}
         skeleton, tensors = freeze(parts)
         return {
@@ -237,7 +235,7 @@ class Attached:
         parts = thaw(saved["skeleton"], tensors)
         if not isinstance(parts, dict) or set(parts) != {"sync", "buckets"}:
             raise PacketError("load_state_dict: the saved state has no parts 'sync' and 'buckets'")
-        like({"": [self._state, [b.state for b in self._buckets]]}[""], [parts["sync"], parts["buckets"]])
+        like([self._state, [b.state for b in self._buckets]], [parts["sync"], parts["buckets"]])
         self.optimizer.load_state_dict(saved["optimizer"])
         self._state = parts["sync"]
         for bucket, state in zip(self._buckets, parts["buckets"], strict=True):
@@ -285,7 +283,7 @@ class Attached:
 
     def _launch(self, bucket: Bucket) -> None:
         assert self.sync.after_backward is not None
-        grads = _grads(bucket.params, bucket.names)
+        grads = _grads(bucket.params)
         bucket.sent = [p.grad for p in bucket.params if p.grad is not None]
         bucket.versions = [g._version for g in bucket.sent]
         bucket.handle = self.link.start(self.sync.after_backward, grads, bucket.state, self.link)
@@ -298,9 +296,8 @@ class Attached:
             )
 
 
-def _grads(params: list[Tensor], names: list[str]) -> list[Tensor]:
+def _grads(params: list[Tensor]) -> list[Tensor]:
     """Gradients to exchange; zeros for a parameter that this worker did not use, which others may have."""
-    del names
     return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in params]
 
 
@@ -313,7 +310,7 @@ def _trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     if type(model).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
         raise ClashError(f"attach: the model is wrapped in {type(model).__name__} already; give attach the plain model")
     mine = {p for group in optimizer.param_groups for p in group["params"]}
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad and p in mine}
+    named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad and p in mine}
     if not named:
         raise ConfigError("attach: the optimizer holds none of the model's trainable parameters")
     strangers = len(mine - set(model.parameters()))
@@ -344,7 +341,7 @@ def _same_model(named: dict[str, Tensor], link: Link) -> None:
         if message[0].header.get("model") != print_:
             raise ConfigError(
                 f"attach: worker {rank} has another model than worker {link.rank} "
-                f"({message[0].header.get('parameters')} parameters there, {len(shapes)} here); build it alike everywhere"
+                f"({message[0].header.get('parameters')} parameters there, {len(shapes)} here); build all alike"
             )
 
 
@@ -356,7 +353,5 @@ def nan_check(loss: float, rank: int, step: int, model: nn.Module) -> None:
     if loss - loss == 0:
         return
     bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
-    where = (
-        f"; parameter {bad} is not finite" if bad else "; all parameters are finite, so look at the batch or the loss"
-    )
-    raise NotANumber(f"worker {rank}, step {step}: the loss is {loss}{where}. A smaller learning rate may help")
+    where = f"parameter {bad} is not finite" if bad else "all parameters are finite: look at the batch or the loss"
+    raise NotANumber(f"worker {rank}, step {step}: the loss is {loss}; {where}. A smaller learning rate may help")

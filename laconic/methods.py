@@ -49,13 +49,14 @@ METHODS: dict[str, Method] = {}
 CHOICES = ("send", "every", "apply", "to", "combine", "compress")
 
 
-def method(
-    name: str, *, wire: str, source: str, **choices: str
-) -> Callable[[Callable[..., Sync]], Callable[..., Sync]]:
+Make = Callable[..., Sync]
+
+
+def method(name: str, *, wire: str, source: str, **choices: str) -> Callable[[Make], Make]:
     """Register a function as a named method; ``choices`` answers the six questions of the design."""
     assert tuple(choices) == CHOICES, f"{name}: answer {CHOICES}, in this order"
 
-    def register(make: Callable[..., Sync]) -> Callable[..., Sync]:
+    def register(make: Make) -> Make:
         METHODS[name] = Method(name, make, choices, wire, source)
         return make
 
@@ -295,8 +296,8 @@ def streaming_diloco(
 ) -> Sync:
     """Streaming DiLoCo: a fragment of the model at a time, in 4 bits, hidden behind the steps that follow.
 
-    every: H; fragments: how many; overlap: tau, steps to hide each behind; mixing: the worker's own share when a fragment
-    comes back; lr, momentum: the outer step's; pattern: strided or sequential; compress, feedback, combine: as ddp's.
+    every: H; fragments: how many; overlap: tau, steps to hide each behind; mixing: the worker's own share when a
+    fragment comes back; lr, momentum: the outer step's; pattern: strided or sequential; compress, feedback, combine: as ddp's.
     """
     talk = everyone(_compressor(compress, e3m0_compressor(), feedback), _rule(combine))
     return streaming_sync(talk, every, fragments, overlap, mixing, lr, momentum, pattern)
@@ -330,3 +331,19 @@ def noloco(
     if rule is not None and rule.weight != 1.0:
         raise ClashError("noloco: a pair's mean is not weighted; leave combine out")
     return noloco_sync(pairs(_compressor(compress, identity(), False), rule), every, lr, momentum, mixing)
+
+
+@method(
+    "alone",
+    send="nothing",
+    every="never",
+    apply="the inner optimizer's step",
+    to="nobody",
+    combine="nothing",
+    compress="nothing",
+    wire="nothing",
+    source="the no-network ideal that comparisons are made against",
+)
+def alone() -> Sync:
+    """Every worker trains by itself: what the machine could do if the network cost nothing."""
+    return Sync(lambda params: (), equal=False, name="alone")

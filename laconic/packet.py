@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def to_bytes(message: Sequence[Packet]) -> Tensor:
                 buffer[at : at + nbytes] = tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
             buffer[at + nbytes : at + _padded(nbytes)] = 0
             at += _padded(nbytes)
-    body = memoryview(buffer.numpy())[FRAME.size :]
+    body = raw_bytes(buffer)[FRAME.size :]
     frame = FRAME.pack(MAGIC, VERSION, len(message), 0, zlib.crc32(body), len(body))
     buffer[: FRAME.size] = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
     return buffer
@@ -107,7 +107,7 @@ def from_bytes(buffer: Tensor | bytes | bytearray) -> Message:
         buffer = torch.frombuffer(bytearray(buffer), dtype=torch.uint8) if len(buffer) else torch.empty(0).byte()
     if buffer.numel() < FRAME.size:
         raise PacketError(f"message: {buffer.numel()} bytes are fewer than the {FRAME.size} of a frame")
-    raw = memoryview(buffer.numpy())
+    raw = raw_bytes(buffer)
     magic, version, count, reserved, checksum, nbytes = FRAME.unpack(raw[: FRAME.size])
     if magic != MAGIC or reserved:
         raise PacketError(f"message: it starts with {bytes(magic)!r}, not {MAGIC!r}; is the other end laconic?")
@@ -125,6 +125,11 @@ def from_bytes(buffer: Tensor | bytes | bytearray) -> Message:
     if at != len(raw):
         raise PacketError(f"message: {len(raw) - at} bytes follow the last packet")
     return message
+
+
+def raw_bytes(buffer: Tensor) -> memoryview:
+    """The memory of a ``uint8`` tensor on the CPU."""
+    return memoryview(buffer.numpy())  # type: ignore[arg-type]
 
 
 def check_shape(packet: Packet, like: Tensor) -> None:
@@ -160,9 +165,13 @@ def shape_of(packet: Packet) -> tuple[int, ...]:
     Raises: PacketError.
     """
     shape = packet.header.get("shape")
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+    if not _sizes(shape):
         raise PacketError(f"packet: its shape is {shape!r}, wanted a list of sizes")
     return tuple(shape)
+
+
+def _sizes(shape: Any) -> TypeGuard[list[int]]:
+    return isinstance(shape, list) and len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
 
 
 def _padded(nbytes: int) -> int:
@@ -193,13 +202,10 @@ def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]
     at += _padded(4 + length)
     tensors: dict[str, Tensor] = {}
     for entry in layout:
-        match entry:
-            case [str(name), str(code), list(shape)] if code in DTYPES and all(
-                type(n) is int and 0 <= n < 1 << 48 for n in shape
-            ):
-                dtype = DTYPES[code]
-            case _:
-                raise PacketError(f"packet: {entry!r} does not describe a tensor")
+        name, code, shape = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
+        if not isinstance(name, str) or not isinstance(code, str) or code not in DTYPES or not _sizes(shape):
+            raise PacketError(f"packet: {entry!r} does not describe a tensor")
+        dtype = DTYPES[code]
         nbytes = math.prod(shape) * dtype.itemsize
         if _padded(nbytes) > len(raw) - at:
             raise PacketError(f"packet: {name!r} of {nbytes} bytes runs past the message")

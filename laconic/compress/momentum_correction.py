@@ -57,6 +57,5 @@ def momentum_correction(
             u = u.masked_fill_(sent != 0, 0)
         return packet, MomentumCorrectionState(u, v.sub_(sent), inner_state)
 
-    return inner._replace(
-        init=init, compress=compress, name=f"momentum_correction({inner.name})", momentum=momentum > 0
-    )
+    name = f"momentum_correction({inner.name})"
+    return inner._replace(init=init, compress=compress, name=name, momentum=momentum > 0)

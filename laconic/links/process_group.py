@@ -36,13 +36,14 @@ class ProcessGroupLink(TcpLink):
 
     def __init__(self, rank: int, size: int, store: Any, backend: str, *, timeout: float = PATIENCE) -> None:
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
 
         before = _tcp_sockets()
         self._made = not dist.is_initialized()
         if self._made:
             dist.init_process_group(
                 backend,
-                store=dist.PrefixStore("group", store),
+                store=PrefixStore("group", store),
                 rank=rank,
                 world_size=size,
                 timeout=timedelta(seconds=timeout),

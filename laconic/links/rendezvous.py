@@ -17,6 +17,7 @@ def rendezvous(timeout: float) -> tuple[int, int, Any]:
     Raises: ConfigError if the environment is not torchrun's (or Slurm's, set alike).
     """
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore, TCPStore, _get_default_store
 
     missing = [name for name in NEEDED if name not in os.environ]
     if missing:
@@ -26,11 +27,10 @@ def rendezvous(timeout: float) -> tuple[int, int, Any]:
         )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if dist.is_initialized():
-        store = dist.PrefixStore("laconic", dist.distributed_c10d._get_default_store())
-        return rank, size, store
+        return rank, size, PrefixStore("laconic", _get_default_store())
     # torchrun keeps the store in its own process, so that it outlives any worker; without it, worker 0 does.
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    server = TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         size,
@@ -39,4 +39,4 @@ def rendezvous(timeout: float) -> tuple[int, int, Any]:
         wait_for_workers=False,
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return rank, size, dist.PrefixStore(f"laconic/{attempt}", store)
+    return rank, size, PrefixStore(f"laconic/{attempt}", server)

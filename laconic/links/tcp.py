@@ -21,7 +21,7 @@ import torch
 
 from laconic.errors import ConfigError, PacketError, PeerLost, PeerTimeout
 from laconic.links.base import PATIENCE, Link
-from laconic.packet import MAX_MESSAGE, Message, from_bytes, to_bytes
+from laconic.packet import MAX_MESSAGE, Message, from_bytes, raw_bytes, to_bytes
 
 ENVELOPE = struct.Struct("<QQ")  # bytes that follow, nanoseconds of the monotonic clock (0: now)
 PING, PONG = (1 << 64) - 1, (1 << 64) - 2  # lengths that no message has
@@ -46,7 +46,7 @@ class Peer:
         """Read messages until the connection ends; runs on a thread of its own."""
         try:
             while True:
-                length, due = ENVELOPE.unpack(self._take(ENVELOPE.size))
+                length, due = ENVELOPE.unpack(raw_bytes(self._take(ENVELOPE.size)))
                 if length == PING:
                     with self.sending:
                         self.connection.sendall(ENVELOPE.pack(PONG, 0))
@@ -62,7 +62,7 @@ class Peer:
 
     def _take(self, nbytes: int) -> torch.Tensor:
         buffer = torch.empty(nbytes, dtype=torch.uint8)
-        view = memoryview(buffer.numpy())
+        view = raw_bytes(buffer)
         at = 0
         while at < nbytes:
             got = self.connection.recv_into(view[at:], min(nbytes - at, 1 << 20))
@@ -70,7 +70,7 @@ class Peer:
                 raise ConnectionResetError("its connection closed")
             at += got
             self.heard = time.monotonic()
-        return buffer if nbytes != ENVELOPE.size else view  # type: ignore[return-value]
+        return buffer
 
 
 class TcpLink(Link):
@@ -141,7 +141,7 @@ class TcpLink(Link):
         try:
             with peer.sending:
                 peer.connection.sendall(ENVELOPE.pack(body.numel(), due))
-                peer.connection.sendall(memoryview(body.numpy()))
+                peer.connection.sendall(raw_bytes(body))
         except BlockingIOError:
             peer.connection.close()  # half a message is out: the rest of this connection means nothing
             raise PeerTimeout(f"worker {self.rank}: worker {to} took nothing for {self.timeout:g} s", to) from None
