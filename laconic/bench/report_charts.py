@@ -84,6 +84,7 @@ def loss_charts(drawn: Sequence[Line], goal: tuple[str, float] | None = None) ->
 def seconds_chart(drawn: Sequence[Line]) -> Chart:
     """Stacked bars: each run's seconds computing, compressing, waiting, and the rest."""
     split = [seconds_split(line.run.summary) for line in drawn]
+    scale, unit = time_unit(max((sum(parts.values()) for parts in split), default=0.0))
     labels = [html.escape(line.label) for line in drawn]
     traces: list[dict[str, Any]] = []
     for key, name, colour in SECONDS:
@@ -96,7 +97,7 @@ def seconds_chart(drawn: Sequence[Line]) -> Chart:
                 "type": "bar",
                 "orientation": "h",
                 "name": name,
-                "x": values,
+                "x": [value / scale for value in values],
                 "y": list(range(len(labels))),  # places, not labels: two that begin alike must not be one bar
                 "text": [units.share(s) if s >= 0.04 else "" for s in shares],
                 "textposition": "inside",
@@ -117,7 +118,7 @@ def seconds_chart(drawn: Sequence[Line]) -> Chart:
         "barmode": "stack",
         "height": 74 + 38 * len(drawn),
         "bargap": 0.28,
-        "xaxis": {"title": {"text": "seconds"}, "zeroline": False, "fixedrange": True},
+        "xaxis": {"title": {"text": unit}, "zeroline": False, "fixedrange": True},
         "yaxis": {
             "tickvals": list(range(len(labels))),
             "ticktext": labels,
@@ -145,6 +146,11 @@ def seconds_split(summary: Mapping[str, Any]) -> dict[str, float]:
     if parts and math.isfinite(rest) and rest > 0.001 * sum(parts.values()):
         parts["other"] = rest
     return parts if sum(parts.values()) > 0 else {}
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    """The seconds in, and the name of, the unit in which a time axis this long has readable numbers."""
+    return (1.0, "seconds") if longest < 600 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
 
 
 def shortened(label: str, letters: int = 16) -> str:
@@ -199,7 +205,7 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
                 "type": "scatter",
                 "mode": "lines+markers" if few and "opacity" not in style else "lines",
                 "name": label,
-                "x": _drawable(x),
+                "x": _drawable([value / scale for value in x]),
                 "y": _drawable(y),
                 "marker": {"size": 5},
                 "hovertemplate": f"%{{fullData.name}}<br>{what} %{{y:.4~g}}<br>{axis.hover}<extra></extra>",
@@ -209,6 +215,11 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
         views.append(view)
         owners.append(owner)
 
+    longest = max((x for one in drawn for x in _pair(one.run.steps.get(0, {}), axis.column, "loss")[0]), default=0.0)
+    scale, unit = time_unit(longest) if axis.key == "seconds" else (1.0, "")
+    if unit:
+        axis = axis._replace(label=f"{unit} since training began", hover=f"%{{x:,.4~g}} {unit}")
+    some_held_out = any(line.run.evals.get("eval_loss") for line in drawn)
     ends = []
     for i, line in enumerate(drawn):
         steps, evals = line.run.steps.get(0, {}), line.run.evals
@@ -222,7 +233,13 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
             add("held-out", i, *thinned(*held), what="held-out loss", line=full)
         else:
             add("held-out", i, *raw, what="", **faint)
-            add("held-out", i, *smooth, what="training loss, smoothed", line={**full, "dash": "dot"})
+            add(
+                "held-out",
+                i,
+                *smooth,
+                what="training loss, smoothed",
+                line={**full, "dash": "dot" if some_held_out else line.dash},
+            )
         add("training", i, *raw, what="", **faint)
         add("training", i, *smooth, what="training loss, smoothed", line=full)
         shown = held if held[1] else smooth
@@ -232,6 +249,7 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
         if trace.get("hoverinfo") == "skip":
             del trace["hovertemplate"]
     summary = "; ".join(f"{label} ends at {units.loss(y)} after {axis.say(x)}" for _, label, x, y in ends)
+    steep = _wide([v for t in traces for v in t["y"] if v is not None], 30)
     layout: dict[str, Any] = {
         "xaxis": {
             "title": {"text": axis.label},
@@ -242,9 +260,10 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
         },
         "yaxis": {
             "title": {"text": "loss"},
-            "type": "log" if _wide([v for t in traces for v in t["y"] if v is not None], 30) else "linear",
+            "type": "log" if steep else "linear",
             "zeroline": False,
             "automargin": True,
+            **({"dtick": "D2"} if steep else {}),  # 1, 2, 5, 10 and not every digit
         },
         "margin": {"l": 52, "r": 12, "t": 8, "b": 46},
         "showlegend": False,

@@ -48,7 +48,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
             "held-out\nloss" if held_out else "training\nloss",
             lambda m: shown_loss(m, held_out),
             lambda m: units.number(m.get("eval_loss" if held_out else "loss")),
-            min,
+            min if held_out else None,  # one step's training loss is mostly its batch's luck
         ),
         _plain("tokens", "Tokens", "tokens", units.count),
         _plain("steps", "Steps", "steps", units.count),
@@ -69,7 +69,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """The comparison as a table for the terminal: fits in 100 columns, and folds method names to fit in 80.
 
-    The best loss is bold. A loss marked † is a training loss, in a column of held-out ones.
+    The best held-out loss is bold. A loss marked † is a training loss, in a column of held-out ones.
     """
     from rich import box
     from rich.table import Table

@@ -189,6 +189,16 @@ def test_bytes_are_drawn_on_a_log_axis_when_methods_differ_tenfold(tmp_path):
     assert report_charts.loss_charts(report_charts.lines(runs))[2].figure["layout"]["xaxis"]["type"] == "log"
 
 
+def test_a_long_run_is_drawn_in_minutes_or_hours(tmp_path):
+    drawn = report_charts.lines([("a", read(write_run(tmp_path / "a", steps=7_000)))])  # 700 s
+    over_time, split = report_charts.loss_charts(drawn)[0], report_charts.seconds_chart(drawn)
+    assert over_time.figure["layout"]["xaxis"]["title"]["text"] == "minutes since training began"
+    assert over_time.figure["data"][1]["x"][-1] == pytest.approx(700 / 60)
+    assert split.figure["layout"]["xaxis"]["title"]["text"] == "minutes"
+    assert "after 11m 39s" in over_time.summary  # the last evaluation, at step 6,991
+    assert [report_charts.time_unit(x)[1] for x in (60, 3600, 86400)] == ["seconds", "minutes", "hours"]
+
+
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=400), st.integers(10, 60))
 def test_a_thinned_curve_keeps_its_ends_its_extremes_and_what_is_not_finite(y, points):
     x, thin = thinned(list(range(len(y))), y, points)

@@ -50,6 +50,11 @@ def test_a_column_nobody_has_a_value_for_is_left_out():
     assert titles == ["Training loss", "Steps"]
 
 
+def test_no_training_loss_is_called_the_best():
+    cells = comparison_table({"methods": [{"name": "a", "loss": 2.0}, {"name": "b", "loss": 1.9}]}).columns[1].cells
+    assert [cell.style for cell in cells] == ["", ""]
+
+
 def test_a_training_loss_among_held_out_ones_is_marked():
     text = rendered({"methods": [{"name": "a", "eval_loss": 2.0}, {"name": "b", "eval_loss": None, "loss": 1.0}]}, 80)
     assert "1.000†" in text
