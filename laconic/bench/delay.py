@@ -57,6 +57,8 @@ class _Relay:
     def __init__(self, hosts: list[dict]) -> None:
         self.stats = Stats()
         self.poll = select.epoll()
+        self.buffer = bytearray(LARGEST)  # read into and copied from: a new object of the largest size costs more
+        self.view = memoryview(self.buffer)
         self.outward: dict[int, tuple[_Queue, dict[bytes, _Queue]]] = {}
         self.inward: dict[int, int] = {}
         self.queues: list[_Queue] = []
@@ -89,14 +91,15 @@ class _Relay:
         outward = self.outward.get(fd)
         for _ in range(AT_ONCE):
             try:
-                frame = os.read(fd, LARGEST)
+                size = os.readv(fd, [self.buffer])
             except BlockingIOError:
                 return
             if outward is None:
-                self.write(self.inward[fd], frame)
+                self.write(self.inward[fd], self.view[:size])
                 self.stats = self.stats._replace(passed=self.stats.passed + 1)
                 continue
             usual, some = outward
+            frame = bytes(self.view[:size])
             queue = some.get(frame[VIRTIO_HEADER : VIRTIO_HEADER + 6], usual) if some else usual
             queue.frames.append((monotonic() + queue.seconds, frame))
 
@@ -113,7 +116,7 @@ class _Relay:
             old = self.stats
             self.stats = old._replace(held=old.held + held, late_sum=old.late_sum + late_sum, late_worst=worst)
 
-    def write(self, fd: int, frame: bytes) -> None:
+    def write(self, fd: int, frame: bytes | memoryview) -> None:
         try:
             os.write(fd, frame)
         except OSError:  # the device is down, or the kernel is out of memory for frames: a wire loses frames too

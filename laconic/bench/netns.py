@@ -181,8 +181,26 @@ def _batch(tool: str, lines: list[str]) -> None:
         [tool, "-batch", "-"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        said = done.stderr.strip().replace("\n", "; ")
-        raise SetupError(f"{tool} refused a command: {said}")
+        said, _, where = done.stderr.strip().partition("\nCommand failed -:")
+        line = lines[int(where) - 1] if where.isdigit() else lines[0]
+        raise SetupError(f"`{tool} {line}` was refused: {' '.join(said.split())}")
+
+
+def _await_forwarding(ports: int, seconds: float = 20.0) -> None:
+    """Return when the bridge forwards on all its ports: the kernel may notice a port only a second after it is up.
+
+    A connection's first packet, lost until then, would be sent again after a second, and look like a slow link.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        argv = ["ip", "-j", "-d", "link", "show", "master", "bridge"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        links = json.loads(done.stdout or "[]")
+        if sum(link["linkinfo"]["info_slave_data"]["state"] == "forwarding" for link in links) == ports:
+            return
+        if time.monotonic() > deadline:
+            raise SetupError(f"the bridge did not forward on all its {ports} ports within {seconds:.0f} s")
+        time.sleep(0.01)
 
 
 def _loopback_rate(seconds: float = 0.04) -> float:
@@ -230,6 +248,7 @@ class _Keeper:
         _enter(self.switch)
         _batch("ip", plan["ip"])
         _batch("tc", plan["tc"])
+        _await_forwarding(len(self.hosts))
         _enter(self.hosts[0])
         self.loopback = _loopback_rate()
         _enter(home)

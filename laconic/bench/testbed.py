@@ -508,8 +508,10 @@ def make_plan(network: Network, delay: str) -> dict[str, Any]:
         # A veth has room for any burst of its shaper; a tap has a ring, which must hold one of small frames.
         ports.append(f"link set dev w{worker} txqueuelen 4000 master bridge up")
     bridge = ["link add name bridge type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
+    # Forward at once: the kernel would notice by itself that a port has a carrier, but only once a second.
+    forward = [f"link set dev w{worker} type bridge_slave state 3" for worker in workers]
     tc = [_shaper(f"w{worker}", network.connections[worker].down) for worker in workers]
-    return {"hosts": hosts, "ip": [*bridge, *ports, "link set dev bridge up"], "tc": tc}
+    return {"hosts": hosts, "ip": [*bridge, *ports, "link set dev bridge up", *forward], "tc": tc}
 
 
 @functools.cache
@@ -526,6 +528,7 @@ def _host_ip(network: Network, worker: int) -> list[str]:
     lines = [
         "link set dev lo up",
         f"link set dev {INTERFACE} address {hardware_address(worker)} txqueuelen 4000",
+        f"link set dev {INTERFACE} gso_max_size {_segment(network, worker)}",
         f"address add {address(worker)}/24 dev {INTERFACE}",
         f"link set dev {INTERFACE} up",
         # By route, because a namespace inherits the machine's choice and may not always set its own.
@@ -571,6 +574,15 @@ def _shaper(device: str, rate: float) -> str:
         return f"qdisc replace dev {device} root handle 1: bfifo limit {8 << 20}"  # holds nothing back, but counts
     limit = _queue_limit(rate)
     return f"qdisc replace dev {device} root handle 1: tbf rate {_bits(rate)} burst {BURST} limit {limit}"
+
+
+def _segment(network: Network, worker: int) -> int:
+    """Bytes that the kernel may send in one piece, to be cut into frames later: 10 ms of the slowest rate from here.
+
+    By itself it takes 64 kB, half a second of 1 Mbit/s, and a slow link would stop and go.
+    """
+    rates = [network.connections[worker].up, *(link.up for sender, _, link in network.links if sender == worker)]
+    return int(min(1 << 16, max(3000, min(rates) * 0.01)))
 
 
 def _htb(rate: float, ceiling: float) -> str:
