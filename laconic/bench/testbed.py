@@ -198,10 +198,22 @@ class Testbed:
         return counters
 
     def relay(self) -> Stats:
-        """What the delay relay has done so far, with the seconds by which it was late; zeros where there is none."""
+        """What the delay relay has done so far, with the seconds by which it was late; zeros where there is none.
+
+        ``lost`` has the frames that the kernel dropped because the relay did not take them in time.
+        """
         keeper = self._open()
+        if self.delay != "relay":
+            return Stats()
         with open(f"/proc/{keeper.pid}/fd/{self._ready['stats']}", "rb", buffering=0) as file:
-            return Stats(*STATS.unpack(file.read(STATS.size)))
+            stats = Stats(*STATS.unpack(file.read(STATS.size)))
+        lost = stats.lost
+        delayed = [worker for worker in range(self.network.workers) if _delays(self.network, worker)]
+        for place in (None, *delayed):
+            for device in json.loads(self._ask(place, "ip", "-s", "-j", "link", "show")):
+                if device["ifname"] in (INTERFACE, *(f"w{worker}" for worker in delayed)):
+                    lost += device["stats64"]["tx"]["dropped"]
+        return stats._replace(lost=lost)
 
     def close(self) -> None:
         """End the processes inside, then the hosts. May be called again, and from a forked child does nothing."""
@@ -261,12 +273,16 @@ class Testbed:
         fd = self._ready["switch"] if worker is None else self._ready["hosts"][worker]
         return ["nsenter", f"--net=/proc/{keeper.pid}/fd/{fd}", "--"]
 
-    def _root_queues(self, worker: int | None) -> dict[str, dict[str, Any]]:
-        argv = [*self._inside(worker), "tc", "-s", "-j", "qdisc", "show"]
+    def _ask(self, worker: int | None, *argv: str) -> str:
+        argv = (*self._inside(worker), *argv)
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode != 0:
-            raise TestbedError(f"testbed: reading the shapers' counters failed: {done.stderr.strip()}")
-        return {queue["dev"]: queue for queue in json.loads(done.stdout) if queue.get("root")}
+            raise TestbedError(f"testbed: reading the kernel's counters failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def _root_queues(self, worker: int | None) -> dict[str, dict[str, Any]]:
+        queues = json.loads(self._ask(worker, "tc", "-s", "-j", "qdisc", "show"))
+        return {queue["dev"]: queue for queue in queues if queue.get("root")}
 
     def _end(self, keeper: subprocess.Popen[bytes]) -> None:
         assert keeper.stdin is not None
@@ -277,7 +293,7 @@ class Testbed:
         with contextlib.suppress(OSError):
             keeper.stdin.close()
         try:
-            keeper.wait(10)
+            keeper.wait(10 + 0.1 * self.network.workers)  # the kernel takes some 30 ms to end a pair of tap devices
         except subprocess.TimeoutExpired:
             keeper.kill()
             keeper.wait(10)
@@ -350,7 +366,10 @@ def run_everywhere(
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> None:
     """Return when one process has failed or all have ended."""
-    watched = {os.pidfd_open(process.pid): process for process in processes}  # ours, not reaped: the pids are theirs
+    if any(process.poll() for process in processes):
+        return
+    running = [process for process in processes if process.returncode is None]
+    watched = {os.pidfd_open(process.pid): process for process in running}  # not reaped: the pids are still theirs
     try:
         poll = select.poll()
         for fd in watched:

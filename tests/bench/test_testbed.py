@@ -220,6 +220,14 @@ def test_run_everywhere_tells_each_host_its_rank_and_where_to_meet(tmp_path):
 
 
 @root
+def test_run_everywhere_takes_commands_that_end_before_the_last_has_started():
+    with Testbed(parse("1mbit", 40)) as testbed:
+        assert run_everywhere(testbed, ["true"]) == [0] * 40
+        assert 1 in run_everywhere(testbed, ["false"])
+        assert [counter.worker for counter in testbed.counters()] == list(range(40))
+
+
+@root
 def test_run_everywhere_stops_the_rest_when_one_fails_and_kills_what_will_not_stop():
     script = """
 import os, signal, sys, time
