@@ -1,7 +1,7 @@
 """Logistic regression on Adult (LIBSVM's a9a): does a person earn more than 50,000 dollars a year?
 
 123 binary features, of which at most 14 are 1; 32,561 training and 16,281 test rows, 24 % positive. The problem is
-strongly convex, so its optimum is one point, and a method that stops elsewhere is biased.
+convex with one optimum, so a method that stops elsewhere is biased.
 """
 
 from __future__ import annotations

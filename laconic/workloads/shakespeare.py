@@ -13,7 +13,7 @@ size    layers  width  heads  parameters  learning rate  step
 nano         2     64      2     111,040          0.003    14 ms
 micro        4    128      4     812,416         0.0015    80 ms
 small        4    256      4   3,197,696          0.001   260 ms
-ten          6    384      6  10,696,320         0.0003   810 ms
+ten          6    384      6  10,696,320         0.0002   810 ms
 ======  ======  =====  =====  ==========  =============  =======
 """
 
@@ -50,14 +50,14 @@ class Size(NamedTuple):
     layers: int
     width: int
     heads: int
-    lr: float  # the best of a sweep at the default batch, see docs/workloads.md
+    lr: float  # from a sweep at the default batch, see docs/workloads.md
 
 
 SIZES = {
     "nano": Size(layers=2, width=64, heads=2, lr=3e-3),
     "micro": Size(layers=4, width=128, heads=4, lr=1.5e-3),
     "small": Size(layers=4, width=256, heads=4, lr=1e-3),
-    "ten": Size(layers=6, width=384, heads=6, lr=3e-4),
+    "ten": Size(layers=6, width=384, heads=6, lr=2e-4),
 }
 
 
