@@ -380,6 +380,22 @@ def test_a_testbed_whose_keeper_is_gone_says_so_and_ends_its_processes():
 
 
 @root
+def test_a_testbed_whose_relay_is_killed_ends_rather_than_go_on_without_delay():
+    with (
+        Testbed(parse("10mbit,5ms", 2)) as one,
+        Testbed(Network((Connection(),) * 2, ((0, 1, Connection(1e6)),))) as two,
+    ):
+        process = one.popen(0, ["sleep", "60"])
+        children = Path(f"/proc/{one._keeper.pid}/task/{one._keeper.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+        one._keeper.wait(10)
+        with pytest.raises(TestbedError, match="relay, has been killed"):
+            one.counters()
+        assert two.popen(0, ["true"]).wait(10) == 0  # another at the same time, with the same addresses
+
+
+@root
 def test_a_testbed_opens_in_a_thread_and_hosts_see_only_each_other():
     failures: list[BaseException] = []
 
