@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, finite
 from laconic.compress.topk import topk
 from laconic.packet import Packet
 from laconic.state import checkpointed
@@ -25,6 +25,7 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
     """Carry what ``compressor`` drops into the next tensor: nothing is lost, only late.
 
     Law:    ``decompress(packet) + new residual == x + old residual``.
+    Raises: NotANumber if that sum holds NaN or infinity.
     Source: Karimireddy et al. 2019, arXiv:1901.09847 (EF-SGD).
     """
     inner = compressor if compressor is not None else topk()
@@ -34,7 +35,9 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
 
     def compress(x: Tensor, state: ErrorFeedbackState) -> tuple[Packet, ErrorFeedbackState]:
         wanted = x + state.residual
+        finite("error_feedback", wanted)
         packet, inner_state = inner.compress(wanted, state.inner)
-        return packet, ErrorFeedbackState(wanted.sub_(inner.decompress(packet)), inner_state)
+        # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``wanted``.
+        return packet, ErrorFeedbackState(wanted - inner.decompress(packet), inner_state)
 
     return inner._replace(init=init, compress=compress, name=f"error_feedback({inner.name})")

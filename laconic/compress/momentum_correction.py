@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, finite
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
@@ -34,7 +34,7 @@ def momentum_correction(
     Law:    the sum of all that was sent, plus the velocity kept, is the sum of all u.
             With ``momentum=0`` it is :func:`error_feedback`; at density 1 without masking, momentum SGD.
             What counts as sent is where the packet decompresses to something other than 0.
-    Raises: ConfigError unless ``0 <= momentum < 1``.
+    Raises: ConfigError unless ``0 <= momentum < 1``; NotANumber if the velocity holds NaN or infinity.
     Source: Lin et al. 2018, arXiv:1712.01887 (Deep Gradient Compression), sections 3.1 and 3.2.
     """
     inner = compressor if compressor is not None else topk(0.001)
@@ -51,11 +51,13 @@ def momentum_correction(
         else:
             u = (state.momentum * momentum).add_(x)
             v = state.velocity + u
+        finite("momentum_correction", v)
         packet, inner_state = inner.compress(v, state.inner)
         sent = inner.decompress(packet)
         if masking:
             u = u.masked_fill_(sent != 0, 0)
-        return packet, MomentumCorrectionState(u, v.sub_(sent), inner_state)
+        # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``v``.
+        return packet, MomentumCorrectionState(u, v - sent, inner_state)
 
     name = f"momentum_correction({inner.name})"
     return inner._replace(init=init, compress=compress, name=name, momentum=momentum > 0)

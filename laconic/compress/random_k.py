@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from laconic.compress.base import FLOATS, Compressor, promised, share, whole
+from laconic.compress.base import FLOATS, Compressor, finite, promised, share, whole
+from laconic.errors import PacketError
 from laconic.packet import Packet, need
 from laconic.state import checkpointed
 
@@ -31,7 +32,7 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Comp
     Wire:   k values in the tensor's dtype.
     Error:  ``E|x - decompress(compress(x))|^2 = (1 - k/numel) |x|^2``; biased, so wrap it in :func:`error_feedback`.
             ``scaled`` multiplies by numel/k instead: unbiased, to be used without feedback.
-    Raises: ConfigError unless ``0 < density <= 1``.
+    Raises: ConfigError unless ``0 < density <= 1``; NotANumber if the tensor holds NaN or infinity.
     Source: Stich et al. 2018, arXiv:1809.07599; Wangni et al. 2018, arXiv:1710.09854.
     """
     share("random_k", density)
@@ -41,6 +42,7 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Comp
 
     def compress(x: Float[Tensor, "*shape"], state: RandomKState) -> tuple[Packet, RandomKState]:
         flat = x.detach().reshape(-1)
+        finite("random_k", flat)
         k = math.ceil(density * flat.numel())
         values = flat[chosen(flat.numel(), k, seed, state.step, flat.device)]
         if scaled and k:
@@ -51,10 +53,12 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Comp
     def decompress(packet: Packet) -> Float[Tensor, "*shape"]:
         shape, numel = promised(packet)
         values = need(packet, "values", FLOATS)
-        k = min(values.numel(), numel)
+        k = values.numel()
+        if k > numel:
+            raise PacketError(f"packet: {k} values for a tensor of {numel} entries")
         step = whole(packet, "step", 0, 1 << 62)
         places = chosen(numel, k, whole(packet, "seed", -(1 << 62), 1 << 62), step, values.device)
-        return values.new_zeros(numel).scatter_(0, places, values[:k]).reshape(shape)
+        return values.new_zeros(numel).scatter_(0, places, values).reshape(shape)
 
     return Compressor(init, compress, decompress, summable=True, name="random_k", refines="values", sparse=True)
 

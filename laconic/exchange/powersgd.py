@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from laconic.compress.base import finite
 from laconic.errors import ConfigError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
@@ -33,7 +34,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
 
     Wire:   two all-reduces, of ``rank (n + m)`` values a matrix; exact tensors ride on the first.
     Law:    sum of results + mean residual == sum of mean inputs. With ``rank >= min(n, m)`` the mean is exact.
-    Raises: ConfigError unless ``rank >= 1``.
+    Raises: ConfigError unless ``rank >= 1``; NotANumber if a matrix holds NaN or infinity.
     Source: Vogels et al. 2019, arXiv:1905.13727, algorithm 1; the residual of their later package.
     """
     if rank < 1:
@@ -72,6 +73,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
                 if right is None or residual is None:
                     continue
                 matrices[i] = tensor.detach().reshape(residual.shape) + residual
+                finite("powersgd", matrices[i])
                 rights[i] = right if warm_start else draw(i, right.shape[0], matrices[i])
             exact = {i: t.detach() * share for i, t in enumerate(tensors) if i not in matrices}
             thin = {i: m.to(rights[i].dtype) @ rights[i] for i, m in matrices.items()}
