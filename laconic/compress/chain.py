@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, promised
 from laconic.compress.int8 import int8
 from laconic.compress.topk import topk
 from laconic.errors import ClashError, PacketError
@@ -57,11 +57,12 @@ def _pair(outer: Compressor, inner: Compressor) -> Compressor:
         prefix = f"{part}/"
         refined = {n.removeprefix(prefix): t for n, t in packet.tensors.items() if n.startswith(prefix)}
         rest = {n: t for n, t in packet.tensors.items() if not n.startswith(prefix)}
-        bound = max((t.numel() for t in packet.tensors.values()), default=0) * 2
-        inner_shape = header.get("shape")
-        if not isinstance(inner_shape, list) or len(inner_shape) != 1 or not 0 <= inner_shape[0] <= bound:
-            raise PacketError(f"packet: its refined {part!r} promises shape {inner_shape!r}, more than it carries")
-        values = inner.decompress(Packet(refined, header))
+        inside = Packet(refined, header)
+        shape, numel = promised(inside)
+        # What a compressor leaves is never more than the tensor; without this a few bytes could ask for any memory.
+        if len(shape) != 1 or numel > promised(packet)[1]:
+            raise PacketError(f"packet: its refined {part!r} promises shape {list(shape)}, more than the whole tensor")
+        values = inner.decompress(inside)
         joined = Packet(rest | {part: values}, {k: v for k, v in packet.header.items() if k != prefix})
         need(joined, part, (values.dtype,))
         return outer.decompress(joined)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from laconic.compress.base import Compressor, finite, promised, stateless, whole
 from laconic.compress.half import _code, original
-from laconic.compress.int8 import in_blocks
+from laconic.compress.int8 import in_blocks, reciprocal
 from laconic.errors import ConfigError
 from laconic.packet import Packet, need
 
@@ -37,7 +37,7 @@ def e3m0(block: int = 128) -> Compressor:
         finite("e3m0", scales)
         # A float's exponent is the power of two below it. Times 4/3 that is the power of two nearest to it, since
         # the midpoint between 2^j and 2^(j+1) is 3/4 of the latter; only 0 and 2^-6 have theirs elsewhere.
-        scaled = blocks.abs() * torch.where(scales > 0, 4 / 3 / scales.float(), 0)[:, None]
+        scaled = blocks.abs() * (4 / 3 * reciprocal(scales.float()))[:, None]
         codes = (scaled.view(torch.int32) >> 23).sub_(120).clamp_(0, 7)
         codes = codes.maximum(scaled >= SMALLEST).bitwise_or_((blocks < 0).int() << 3).to(torch.uint8)
         pairs = codes.reshape(-1, 2)
@@ -47,7 +47,7 @@ def e3m0(block: int = 128) -> Compressor:
 
     def decompress(packet: Packet) -> Float[Tensor, "*shape"]:
         shape, numel = promised(packet)
-        size = whole(packet, "block", 2, 1 << 31)
+        size = min(whole(packet, "block", 2, 1 << 31), max(1, numel))  # a large block must not ask for more memory
         packed = need(packet, "codes", (torch.uint8,), -(-numel // 2))
         scales = need(packet, "scales", (torch.bfloat16,), -(-numel // size))
         codes = torch.stack((packed & 15, packed >> 4), dim=1).reshape(-1)[:numel]

@@ -44,7 +44,7 @@ def int8(block: int = 256, stochastic: bool = True, seed: int = 0) -> Compressor
         blocks = in_blocks(x, block)
         scales = blocks.abs().amax(dim=1) / LEVELS
         finite("int8", scales)
-        levels = blocks * torch.where(scales > 0, 1 / scales, 0)[:, None]
+        levels = blocks * reciprocal(scales)[:, None]
         if stochastic:
             levels = levels.add_(uniform(levels, noise_key(x, seed, state.step))).floor_()
         else:
@@ -55,7 +55,7 @@ def int8(block: int = 256, stochastic: bool = True, seed: int = 0) -> Compressor
 
     def decompress(packet: Packet) -> Float[Tensor, "*shape"]:
         shape, numel = promised(packet)
-        size = whole(packet, "block", 1, 1 << 31)
+        size = min(whole(packet, "block", 1, 1 << 31), max(1, numel))  # a large block must not ask for more memory
         codes = need(packet, "codes", (torch.int8,), numel)
         scales = need(packet, "scales", (torch.float32,), -(-numel // size))
         values = in_blocks(codes, size) * scales[:, None]
@@ -70,6 +70,11 @@ def in_blocks(x: Tensor, block: int) -> Float[Tensor, "blocks block"]:
     missing = -flat.numel() % block
     flat = pad(flat.float(), (0, missing)) if missing else flat.float()
     return flat.reshape(-1, block)
+
+
+def reciprocal(scales: Tensor) -> Tensor:
+    """``1 / scales``, and 0 where the scale is 0 or so small that its reciprocal would be infinite."""
+    return torch.where(scales >= torch.finfo(torch.float32).tiny, 1 / scales, 0)
 
 
 def uniform(like: Tensor, key: int) -> Tensor:
