@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from laconic.errors import ConfigError, unknown
+from laconic.errors import ConfigError, LaconicError, unknown
 
 
 @cache
@@ -35,9 +35,10 @@ def read(text: str) -> Any:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        why = getattr(error, "msg", None) or error or type(error).__name__
         raise ConfigError(
-            f"{text!r} is not a nesting ({error.msg}); write it like error_feedback(topk(0.01))"
+            f"{text[:200]!r} is not a nesting ({why}); write it like error_feedback(topk(0.01))"
         ) from None
     return _value(tree, text)
 
@@ -81,7 +82,9 @@ def bind(what: str, function: Callable[..., Any], args: Sequence[Any], kwargs: d
         raise ConfigError(f"{what}: {error}; it takes {inspect.signature(function)}") from None
     try:
         return function(*bound.args, **bound.kwargs)
-    except (TypeError, AttributeError) as error:
+    except LaconicError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
         given = ", ".join(f"{k}={v!r}" for k, v in bound.arguments.items())
         raise ConfigError(f"{what}: cannot be made with {given}: {error}") from error
 
@@ -90,6 +93,9 @@ def _value(node: ast.expr, text: str) -> Any:
     match node:
         case ast.Call(func=ast.Name(id=name)):
             function = _function(name)
+            keys = [k.arg for k in node.keywords]
+            if None in keys or len(set(keys)) < len(keys):
+                raise ConfigError(f"{text!r}: each setting of {name} is written once, as name=value")
             parameters = list(inspect.signature(function).parameters.values())
             args = [_argument(a, parameters[i] if i < len(parameters) else None, text) for i, a in enumerate(node.args)]
             by_name = {p.name: p for p in parameters}

@@ -195,14 +195,14 @@ def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]
         raise PacketError(f"packet: its header of {length} bytes runs past the message")
     try:
         header, layout = json.loads(bytes(raw[at + 4 : at + 4 + length]))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise PacketError(f"packet: its header cannot be read: {error}") from None
     if not isinstance(header, dict) or not isinstance(layout, list):
         raise PacketError("packet: its header is not an object and a layout")
     at += _padded(4 + length)
     tensors: dict[str, Tensor] = {}
     for entry in layout:
-        name, code, shape = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
+        name, code, shape = entry if isinstance(entry, list) and len(entry) == 3 else ("", "", [])
         if not isinstance(name, str) or not isinstance(code, str) or code not in DTYPES or not _sizes(shape):
             raise PacketError(f"packet: {entry!r} does not describe a tensor")
         dtype = DTYPES[code]
