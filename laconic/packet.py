@@ -171,7 +171,9 @@ def shape_of(packet: Packet) -> tuple[int, ...]:
 
 
 def _sizes(shape: Any) -> TypeGuard[list[int]]:
-    return isinstance(shape, list) and len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
+    if not isinstance(shape, list) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+        return False
+    return math.prod(n or 1 for n in shape) < 1 << 48  # a zero among them must not hide strides that overflow
 
 
 def _padded(nbytes: int) -> int:
