@@ -297,7 +297,8 @@ def streaming_diloco(
     """Streaming DiLoCo: a fragment of the model at a time, in 4 bits, hidden behind the steps that follow.
 
     every: H; fragments: how many; overlap: tau, steps to hide each behind; mixing: the worker's own share when a
-    fragment comes back; lr, momentum: the outer step's; pattern: strided or sequential; compress, feedback, combine: as ddp's.
+    fragment comes back; lr, momentum: the outer step's; pattern: strided or sequential; compress, feedback, combine:
+    as ddp's.
     """
     talk = everyone(_compressor(compress, e3m0_compressor(), feedback), _rule(combine))
     return streaming_sync(talk, every, fragments, overlap, mixing, lr, momentum, pattern)

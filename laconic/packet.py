@@ -211,6 +211,6 @@ def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]
         nbytes = math.prod(shape) * dtype.itemsize
         if _padded(nbytes) > len(raw) - at:
             raise PacketError(f"packet: {name!r} of {nbytes} bytes runs past the message")
-        tensors[name] = buffer[at : at + nbytes].view(dtype).reshape(shape)
+        tensors[str(name)] = buffer[at : at + nbytes].view(dtype).reshape(shape)
         at += _padded(nbytes)
     return Packet(tensors, header), at

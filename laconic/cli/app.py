@@ -1,0 +1,338 @@
+"""The commands, as typer reads them from these functions."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from laconic.errors import ConfigError
+
+DEFAULT_SECONDS = 30.0
+app = typer.Typer(
+    help="Train neural networks over links that are slow, uneven or failing: train, and compare ways of communicating.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Workload = Annotated[
+    str, typer.Argument(metavar="WORKLOAD", help="shakespeare, fashion, adult, or a file of yours with three functions")
+]
+Workers = Annotated[int, typer.Option("--workers", "-n", help="how many worker processes", show_default=True)]
+LinkText = Annotated[
+    str,
+    typer.Option(
+        "--link",
+        help="each worker's connection: RATE[,LATENCY], such as 20mbit,30ms; or DOWN/UP[,LATENCY], such as 50mbit/5mbit",
+    ),
+]
+Links = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--link-of",
+        help="one that differs: WORKER:CONNECTION (1:5mbit), or one direction of a pair, FROM-TO:CONNECTION (0-1:5mbit)",
+    ),
+]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="what holds the links to their rates: paced (in user space) or testbed (in the kernel; needs root)",
+    ),
+]
+Seconds = Annotated[float | None, typer.Option("--seconds", "-S", help="train for so many seconds (default: 30)")]
+Tokens = Annotated[int | None, typer.Option("--tokens", "-T", help="or for so many tokens (examples) of all workers")]
+Steps = Annotated[int | None, typer.Option("--steps", help="or for so many steps")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", help="an option of the workload, such as batch_size=32"),
+]
+Size = Annotated[str | None, typer.Option("--size", help="the same as --option size=…")]
+Seed = Annotated[int, typer.Option("--seed", help="of the weights and the order of the data")]
+Rate = Annotated[float | None, typer.Option("--lr", help="learning rate (default: the workload's)")]
+Clip = Annotated[float | None, typer.Option("--clip", help="bound on the gradient's norm (default: none)")]
+Timeout = Annotated[float, typer.Option("--timeout", help="seconds of silence after which a peer is given up")]
+Out = Annotated[Path | None, typer.Option("--out", help="the run folder (default: a new one in runs/)")]
+
+
+@app.command()
+def train(
+    workload: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WORKLOAD]", help="shakespeare, fashion, adult, or a file of yours with three functions"
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="a named method, or a nesting")] = "ddp",
+    workers: Workers = 2,
+    link: LinkText = "",
+    link_of: Links = None,
+    on: On = "paced",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a setting of the method, such as every=50")] = None,
+    seconds: Seconds = None,
+    tokens: Tokens = None,
+    steps: Steps = None,
+    option: Options = None,
+    size: Size = None,
+    seed: Seed = 0,
+    lr: Rate = None,
+    clip: Clip = None,
+    timeout: Timeout = 120.0,
+    save_every: Annotated[int, typer.Option("--save-every", help="steps between checkpoints")] = 500,
+    port: Annotated[int, typer.Option("--port", help="for torchrun's rendezvous (default: a free one)")] = 0,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="read everything from this TOML file first")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="go on with the run in this folder")] = None,
+    out: Out = None,
+) -> None:
+    """Train a workload with several worker processes on this machine, over links held to a rate.
+
+    --recipe and --resume name the workload themselves.
+
+    \b
+      laconic train shakespeare --method diloco --workers 2 --link 20mbit,30ms --set every=50
+      laconic train mine.py --method "every_step(everyone(error_feedback(topk(0.01))))"
+      laconic train --resume runs/shakespeare-diloco-1 --seconds 60
+
+    Ctrl-C ends all workers after the same step and keeps a checkpoint; --resume goes on from it, bit for bit.
+    On a cluster, put laconic.attach into your own script and start that with torchrun, Slurm or Kubernetes.
+    """
+    from laconic.launch import check_room, launch, prepare
+    from laconic.recipe import Recipe, read_recipe, read_settings
+
+    given: dict[str, Any] = {
+        "workers": workers,
+        "link": link,
+        "links": tuple(link_of or ()),
+        "on": on,
+        "seed": seed,
+        "lr": lr,
+        "clip": clip,
+        "timeout": timeout,
+        "save_every": save_every,
+    }
+    ends = {"seconds": seconds, "tokens": tokens, "steps": steps}
+    settings, options = read_settings(set_ or []), _options(option, size)
+    if resume is not None:
+        if not (resume / "recipe.toml").exists():
+            raise ConfigError(f"--resume {resume}: there is no recipe.toml in it, so it is no run folder")
+        if settings or options:
+            raise ConfigError("--resume goes on with the run as it was; only --seconds, --tokens or --steps may change")
+        plan, folder = read_recipe(resume / "recipe.toml"), resume
+        from laconic.fault.checkpoint import newest
+
+        if newest(resume, plan.workers) is None:
+            raise ConfigError(f"--resume {resume}: it holds no checkpoint of all {plan.workers} workers")
+    else:
+        if recipe is not None:
+            plan = read_recipe(recipe)
+            plan = plan.replace(settings=plan.settings | settings, options=plan.options | options)
+        elif workload is None:
+            raise ConfigError(
+                "train: name a workload (shakespeare, fashion, adult, or a file), a --recipe or a --resume"
+            )
+        else:
+            plan = Recipe(workload, method, settings, options, **given)
+        folder = out or _new_folder(f"{Path(plan.workload).stem}-{plan.method.split('(')[0]}")
+    if any(value is not None for value in ends.values()):
+        plan = plan.replace(**ends)
+    elif plan.seconds is None and plan.tokens is None and plan.steps is None:
+        plan = plan.replace(seconds=DEFAULT_SECONDS)
+    parameters = prepare(plan)
+    check_room(folder, plan, parameters)
+    from laconic.cli.progress import following
+
+    _say(f"{plan.workload}: {parameters:,} parameters, {plan.workers} workers, {plan.method}, into {folder}")
+    try:
+        with following(plan) as watch:
+            launch(plan, folder, watch(plan.method), port=port, command=_command())
+    except KeyboardInterrupt:
+        _say(f"Interrupted; the run is kept. Go on with: laconic train --resume {folder}")
+        raise typer.Exit(130) from None
+    _finish([folder], folder)
+
+
+@app.command()
+def compare(
+    workload: Workload,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="comma-separated")] = "ddp,powersgd,streaming-diloco",
+    workers: Workers = 2,
+    link: LinkText = "20mbit",
+    link_of: Links = None,
+    on: On = "paced",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="a setting: every=50 where it exists, diloco.every=50 for one")
+    ] = None,
+    seconds: Seconds = None,
+    tokens: Tokens = None,
+    option: Options = None,
+    size: Size = None,
+    seed: Seed = 0,
+    lr: Rate = None,
+    clip: Clip = None,
+    timeout: Timeout = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else")] = False,
+    out: Out = None,
+) -> None:
+    """Train a workload several ways on equal terms, measure, and say which way pays.
+
+    Each way has the same weights to start from, the same data, the same links and the same budget of seconds or tokens.
+
+    \b
+      laconic compare shakespeare --methods ddp,dgc,diloco --workers 2 --link 20mbit --seconds 30
+      laconic compare fashion --methods ddp,powersgd --workers 4 --link 100mbit,5ms --tokens 200000
+      laconic compare mine.py --methods ddp,streaming-diloco --set streaming-diloco.every=50 --on testbed
+    """
+    from laconic.bench.compare import compare as run_comparison
+    from laconic.bench.compare import ways
+    from laconic.cli.progress import following
+    from laconic.recipe import Recipe
+
+    plan = Recipe(
+        workload,
+        options=_options(option, size),
+        workers=workers,
+        link=link,
+        links=tuple(link_of or ()),
+        on=on,
+        seconds=seconds if seconds is not None or tokens is not None else DEFAULT_SECONDS,
+        tokens=tokens,
+        seed=seed,
+        lr=lr,
+        clip=clip,
+        timeout=timeout,
+        save_every=1_000_000,
+    )
+    chosen = ways(methods, set_ or [], plan)
+    folder = out or _new_folder(f"compare-{Path(workload).stem}")
+    say = (lambda sentence: None) if as_json else _say
+    try:
+        with following(plan, quiet=as_json) as watch:
+            comparison = run_comparison(plan, chosen, folder, watch, say, _command())
+    except KeyboardInterrupt:
+        _say(f"Interrupted; what was measured is in {folder}")
+        raise typer.Exit(130) from None
+    if as_json:
+        from laconic.bench.report import write_report
+
+        write_report([folder])
+        typer.echo(json.dumps(comparison, indent=1))
+        return
+    from rich.console import Console
+
+    from laconic.bench.table import comparison_table
+
+    console = Console()
+    console.print(comparison_table(comparison))
+    console.print(comparison["verdict"], highlight=False)
+    _finish([folder], folder)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
+    parameters: Annotated[float, typer.Option("--params", help="price the wire for a model of this size")] = 1e7,
+    workers: Workers = 2,
+) -> None:
+    """List the named methods, or show one: its six choices, settings with defaults, wire cost and source.
+
+    The wire cost is found by running the method itself on tensors without data.
+    """
+    from laconic.cli.describe import describe, listing
+
+    _say(listing() if name is None else describe(name, int(parameters), workers))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, or the folder of a comparison")],
+    out: Annotated[Path | None, typer.Option("--out", help="the page (default: report.html in the folder)")] = None,
+) -> None:
+    """Write one self-contained report.html: loss over time, tokens and bytes; where the seconds went; the recipes."""
+    from laconic.bench.report import write_report
+
+    _say(f"report: {write_report(runs, out)}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def testbed(
+    context: typer.Context,
+    workers: Workers = 2,
+    link: LinkText = "100mbit",
+    link_of: Links = None,
+    clean: Annotated[bool, typer.Option("--clean", help="end what a killed testbed left behind")] = False,
+) -> None:
+    """Make N hosts on this machine, joined by links that the kernel shapes, and run a command on each. Needs root.
+
+    \b
+      laconic testbed --workers 3 --link 50mbit,20ms --link-of 2:5mbit -- python train.py
+      laconic testbed --workers 2                        shows the hosts, and waits for Ctrl-C
+
+    The command finds RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment, as under torchrun. Nothing
+    outside the hosts' own network namespaces is touched, and nothing is left when it ends, whatever ends it.
+    """
+    from laconic.bench import testbed as beds
+    from laconic.links.network import parse
+
+    if clean:
+        gone = beds.clean()
+        _say("\n".join(gone) if gone else "nothing was left behind")
+        return
+    reason = beds.available()
+    if reason is not None:
+        raise ConfigError(reason)
+    argv = [part for part in context.args if part != "--"] if context.args[:1] == ["--"] else list(context.args)
+    if argv and shutil.which(argv[0]) is None:
+        raise ConfigError(f"testbed: there is no command {argv[0]!r}")
+    status = 0
+    with beds.Testbed(parse(link, workers, link_of or ())) as bed:
+        _say(beds.hosts_report(bed))
+        try:
+            if argv:
+                status = max((abs(s) for s in beds.run_everywhere(bed, argv)), default=0)
+                for counter in bed.counters():
+                    _say(
+                        f"worker {counter.worker}: {counter.sent_bytes:,} bytes sent, {counter.received_bytes:,} received"
+                    )
+            else:
+                _say("Ctrl-C ends it.")
+                while True:
+                    time.sleep(3600)
+        except KeyboardInterrupt:
+            status = 130 if argv else 0
+    raise typer.Exit(status)
+
+
+def _options(pairs: list[str] | None, size: str | None) -> dict[str, Any]:
+    from laconic.recipe import read_settings
+
+    return read_settings(pairs or [], "--option") | ({"size": size} if size else {})
+
+
+def _new_folder(name: str) -> Path:
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _finish(runs: list[Path], folder: Path) -> None:
+    from laconic.bench.report import write_report
+
+    _say(f"run folder: {folder}\nreport:     {write_report(list(runs))}")
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _command() -> str:
+    return shlex.join(["laconic", *sys.argv[1:]])

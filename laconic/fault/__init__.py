@@ -1,0 +1,1 @@
+"""How it survives: checkpoints that resume bit for bit."""

@@ -1,0 +1,113 @@
+"""Checkpoints: one safetensors file a worker, complete or not there at all.
+
+``checkpoint/step-000500/worker-0.safetensors`` holds the model, the optimizer's state, the sync's and how far the run
+had come. A step's folder counts once every worker's file is in it; the newest that counts is the one to resume from.
+No pickle: the parts that are not tensors are JSON in the file's header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from laconic.attached import Attached
+from laconic.errors import ConfigError, PacketError
+from laconic.state import freeze, thaw
+
+FORMAT = 1
+
+
+def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: dict[str, Any]) -> Path:
+    """Write this worker's part of the checkpoint of ``step``, and drop the ones it makes needless.
+
+    Raises: ConfigError if the disk is full or not writable.
+    """
+    state = attached.state_dict()
+    tensors = {f"sync/{name}": tensor for name, tensor in state.pop("tensors").items()}
+    skeleton, optimizer = freeze(state.pop("optimizer"))
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
+    names: dict[str, str] = {}
+    kept: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():  # tied weights are one tensor under two names: write it once
+        names[name] = kept.setdefault(tensor.data_ptr() if tensor.numel() else id(name), f"model/{name}")
+        tensors[names[name]] = tensor
+    tensors["random"] = torch.get_rng_state()
+    header = {"format": FORMAT, "step": step, "names": names, "attached": state, "optimizer": skeleton}
+    folder = run / "checkpoint" / f"step-{step:09d}"
+    part = folder / f"worker-{attached.link.rank}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(header | {"progress": progress})
+        # A copy for each: safetensors refuses tensors that share memory, and a view would drag its base along.
+        save_file(
+            {n: t.detach().clone().contiguous() for n, t in tensors.items()},
+            part.with_suffix(".part"),
+            {"laconic": text},
+        )
+        part.with_suffix(".part").rename(part)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"checkpoint: cannot write {part}: {error}") from None
+    if attached.link.rank == 0:
+        _tidy(run, attached.link.size)
+    return part
+
+
+def newest(run: Path, workers: int) -> int | None:
+    """The newest step of which every worker's part is there; None if there is none."""
+    complete = [step for step, count in _steps(run).items() if count >= workers]
+    return max(complete, default=None)
+
+
+def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str, Any]:
+    """Put model, optimizer, sync and random state back as they were, and return the progress that was saved.
+
+    Raises: ConfigError for a checkpoint of another model or method; PacketError for a damaged file.
+    """
+    part = run / "checkpoint" / f"step-{step:09d}" / f"worker-{attached.link.rank}.safetensors"
+    try:
+        with safe_open(part, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("laconic", "null"))
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise PacketError(f"checkpoint: cannot read {part}: {error}") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise PacketError(f"checkpoint: {part} is not of this version's format ({FORMAT})")
+    saved = {name: tensors[key] for name, key in header["names"].items()}
+    try:
+        model.load_state_dict(saved)
+    except RuntimeError as error:
+        raise ConfigError(f"checkpoint: {part} is of another model: {error}") from None
+    state = dict(header["attached"])
+    state["tensors"] = {n.removeprefix("sync/"): t for n, t in tensors.items() if n.startswith("sync/")}
+    state["optimizer"] = thaw(
+        header["optimizer"], {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
+    )
+    attached.load_state_dict(state)
+    torch.set_rng_state(tensors["random"])
+    return dict(header["progress"])
+
+
+def _steps(run: Path) -> dict[int, int]:
+    found: dict[int, int] = {}
+    root = run / "checkpoint"
+    for name in os.listdir(root) if root.is_dir() else []:
+        match = re.fullmatch(r"step-(\d+)", name)
+        if match:
+            found[int(match[1])] = len(list((root / name).glob("worker-*.safetensors")))
+    return found
+
+
+def _tidy(run: Path, workers: int) -> None:
+    last = newest(run, workers)
+    for step in _steps(run):
+        if last is not None and step < last:
+            shutil.rmtree(run / "checkpoint" / f"step-{step:09d}", ignore_errors=True)

@@ -1,0 +1,61 @@
+"""When a run ends: all workers stop after the same step, though none knows how far the others are.
+
+Any worker may ask for the end (its time is up, it was interrupted). Each then states the step it is in, and begins no
+other until all have stated theirs; the run ends after the largest. No one can be left waiting for a peer that stopped
+sooner, and no message is exchanged until somebody asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+FOR_EVER = timedelta(days=365)
+
+
+class Ending:
+    """Agreement on the last step, over two connections to the store: one waits, and while it does it serves nothing."""
+
+    def __init__(self, asking: Any, waiting: Any, rank: int, size: int) -> None:
+        self._asking, self._store, self._rank, self._size = asking, waiting, rank, size
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._asked = False
+        self._last: int | None = None
+        self._agreed = threading.Event()
+        self.reason: str | None = None
+        if size > 1:
+            threading.Thread(target=self._watch, name="laconic-ending", daemon=True).start()
+
+    def ask(self, reason: str) -> None:
+        """Ask for the end; safe to call from any thread, any number of times."""
+        if self._size == 1:
+            with self._lock:
+                self._last, self.reason = self._begun, reason
+        else:
+            self._asking.set("ending/asked", reason)
+
+    def may_begin(self, step: int) -> bool:
+        """Whether to take step number ``step`` (from 1); waits for the agreement while there is one to be reached."""
+        with self._lock:
+            if not self._asked and self._last is None:
+                self._begun = step
+                return True
+        if self._size > 1:
+            self._agreed.wait()
+        return self._last is not None and step <= self._last
+
+    def _watch(self) -> None:
+        try:
+            self._store.wait(["ending/asked"], FOR_EVER)
+            with self._lock:
+                self._asked = True
+                mine = self._begun
+            self.reason = self._store.get("ending/asked").decode()
+            self._store.set(f"ending/{self._rank}", str(mine))
+            self._last = max(int(self._store.get(f"ending/{rank}")) for rank in range(self._size))
+        except RuntimeError:
+            self._last = self._begun  # the store is gone, and so is the run: stop at once
+        finally:
+            self._agreed.set()

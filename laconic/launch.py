@@ -1,0 +1,262 @@
+"""Starts the workers of a run, watches them, and leaves nothing running.
+
+Workers run under torchrun, or each in its own host of a testbed. They die with the process that started them, whatever
+ends it. What they print goes to ``log.txt`` in the run folder; their errors come back as a sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from laconic.errors import ConfigError, LaconicError
+from laconic.recipe import Recipe
+from laconic.workloads import load
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 25.0  # for a checkpoint, after an interruption
+WORKER_BYTES = 350 << 20  # what a worker takes before its model: the interpreter and torch
+MODEL_COPIES = 10  # of the parameters: gradients, the optimizer, a method's state, messages under way
+PER_CORE = 16  # workers on one core: beyond that they spend their time taking turns
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+class RunFailed(LaconicError):
+    """A run ended before its time; the text is the first worker's own error."""
+
+
+def prepare(recipe: Recipe) -> int:
+    """Refuse, before anything is started, what cannot run here; return the model's number of parameters.
+
+    Raises: ConfigError, WorkloadError: a sentence each.
+    """
+    recipe.checked()
+    workload = load(recipe.workload, recipe.options)
+    workload.check(0, recipe.workers, recipe.seed)
+    parameters = sum(p.numel() for p in workload.make_model().parameters())
+    cores = os.cpu_count() or 1
+    if recipe.workers > PER_CORE * cores:
+        raise ConfigError(
+            f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
+        )
+    need, free = recipe.workers * (WORKER_BYTES + MODEL_COPIES * 4 * parameters), _free_memory()
+    if free is not None and need > free:
+        raise ConfigError(
+            f"{recipe.workers} workers need about {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; "
+            "use fewer workers or a smaller model"
+        )
+    if recipe.on == "testbed":
+        from laconic.bench.testbed import available
+
+        reason = available()
+        if reason is not None:
+            raise ConfigError(f"on=testbed: {reason}; on=paced holds links to a rate without root")
+    return parameters
+
+
+def check_room(folder: Path, recipe: Recipe, parameters: int) -> None:
+    """Refuse a disk without room for two checkpoints of every worker.
+
+    Raises: ConfigError.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    need = 2 * recipe.workers * parameters * 4 * 6 + (16 << 20)
+    free = shutil.disk_usage(place).free
+    if need > free:
+        raise ConfigError(f"{folder}: needs {need / 2**20:.0f} MiB for checkpoints, {free / 2**20:.0f} MiB are free")
+
+
+def launch(recipe: Recipe, folder: Path, watch: Watch | None = None, *, port: int = 0, command: str = "") -> Path:
+    """Run ``recipe`` into ``folder`` and return it; ``watch`` is given each new line of worker 0's metrics.
+
+    An interruption (Ctrl-C) ends all workers after the same step, with a checkpoint; a second one at once.
+
+    Raises: RunFailed with a worker's own error; ConfigError for a port in use, or a folder that cannot be written;
+            KeyboardInterrupt after an interruption, once nothing runs any more.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.toml").write_text(recipe.to_toml())
+        for old in [*folder.glob("error-*.json"), folder / "summary.json"]:
+            old.unlink(missing_ok=True)
+        (folder / "log.txt").touch()
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
+    with open(folder / "log.txt", "ab") as log:
+        if recipe.on == "testbed":
+            _in_testbed(recipe, folder, log, watch, command)
+        else:
+            workers = [_torchrun(recipe, folder, log, port, command)]
+            _attend(workers, folder, watch)
+    return folder
+
+
+def _torchrun(recipe: Recipe, folder: Path, log: IO[bytes], port: int, command: str) -> subprocess.Popen[bytes]:
+    port = port or _free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port} cannot be used: {error.strerror}; choose another, or none") from None
+    argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={recipe.workers}", "--nnodes=1"]
+    argv += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--max-restarts=0"]
+    argv += ["--module", "laconic.train", str(folder)]
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=_environment(command),
+        start_new_session=True,  # Ctrl-C is ours to pass on, once
+        preexec_fn=die_with_parent,  # noqa: PLW1509  it only makes one system call
+    )
+
+
+def _in_testbed(recipe: Recipe, folder: Path, log: IO[bytes], watch: Watch | None, command: str) -> None:
+    from laconic.bench.testbed import Testbed
+
+    with Testbed(recipe.network()) as testbed:
+        argv = [sys.executable, "-m", "laconic.train", str(folder)]
+        workers = []
+        before = testbed.counters()
+        for rank in range(recipe.workers):
+            place = {"RANK": str(rank), "WORLD_SIZE": str(recipe.workers), "LOCAL_RANK": "0"}
+            env = _environment(command) | place
+            workers.append(testbed.popen(rank, argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        try:
+            _attend(workers, folder, watch)
+        finally:
+            after = testbed.counters()
+            wire = [b.sent_bytes - a.sent_bytes for a, b in zip(before, after, strict=True)]
+            (folder / "wire.json").write_text(json.dumps({"sent_bytes": wire}))
+
+
+def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch | None) -> None:
+    """Follow the workers to their end; on any failure, or an interruption, end them all."""
+    tail = Tail(folder / "metrics.jsonl")
+    interrupted = False
+    try:
+        while True:
+            try:
+                _follow(workers, tail, watch)
+                break
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                for worker in workers:
+                    with contextlib.suppress(ProcessLookupError):
+                        worker.send_signal(signal.SIGINT)
+                _wait(workers, GRACE_SECONDS)
+    finally:
+        _end(workers)
+    errors = _errors(folder)
+    if interrupted and not errors:
+        raise KeyboardInterrupt
+    if errors or any(worker.returncode for worker in workers):
+        if errors:
+            raise RunFailed(errors[0]["message"])
+        status = next(worker.returncode for worker in workers if worker.returncode)
+        raise RunFailed(f"the workers ended with status {status} and no word; see {folder / 'log.txt'}")
+
+
+def _follow(workers: list[subprocess.Popen[bytes]], tail: Tail, watch: Watch | None) -> None:
+    while True:
+        running = [worker for worker in workers if worker.poll() is None]
+        for line in tail.lines():
+            if watch is not None:
+                watch(line)
+        if not running or any(worker.returncode for worker in workers):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+class Tail:
+    """New lines of a growing file of JSON objects."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, path.stat().st_size if path.exists() else 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole lines that came since the last call."""
+        if not self._path.exists() or self._path.stat().st_size < self._at:
+            self._at = 0
+            return []
+        with open(self._path, "rb") as file:
+            file.seek(self._at)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def _errors(folder: Path) -> list[dict[str, Any]]:
+    """Workers' errors, the cause first: a peer that went missing is the effect of another's."""
+    found = []
+    for path in folder.glob("error-*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads(path.read_text()))
+    return sorted(found, key=lambda error: (error["peer"], error["time"]))
+
+
+def _wait(workers: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _end(workers: list[subprocess.Popen[bytes]]) -> None:
+    running = [worker for worker in workers if worker.poll() is None]
+    if running:
+        _wait(running, 2.0)  # the others of a failed run: they notice by themselves
+    for worker in running:
+        if worker.poll() is None:
+            worker.terminate()
+    _wait(running, 3.0)
+    for worker in running:
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+def _environment(command: str) -> dict[str, str]:
+    env = dict(os.environ)
+    env.setdefault("OMP_NUM_THREADS", "1")  # set again by each worker; torchrun warns without it
+    env["LACONIC_COMMAND"] = command
+    env["PYTHONUNBUFFERED"] = "1"
+    return env
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _free_memory() -> int | None:
+    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/meminfo") as file:
+        line = next(line for line in file if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,375 @@
+"""One worker's whole run: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from laconic import __version__
+from laconic.attached import Attached, nan_check
+from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
+from laconic.fault import checkpoint
+from laconic.fault.ending import Ending
+from laconic.launch import die_with_parent
+from laconic.links.base import Link
+from laconic.links.paced import PacedLink
+from laconic.links.process_group import process_group
+from laconic.links.rendezvous import rendezvous
+from laconic.methods import build
+from laconic.recipe import Recipe, read_recipe
+from laconic.workloads import load
+
+POINTS = 28  # held-out losses along a run
+CURVE_SHARE = 4  # the curve is measured on one batch in so many; the final loss on all
+SNAPSHOT_BYTES = 1 << 30
+FLUSH_SECONDS = 0.5
+
+
+def main(folder: str) -> int:
+    """Run this worker of the run in ``folder`` (its ``recipe.toml``); the exit status.
+
+    An error is written to ``error-RANK.json``, for whoever started the run to tell.
+    """
+    run = Path(folder)
+    die_with_parent()
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        Worker(run, read_recipe(run / "recipe.toml")).run()
+        return 0
+    except BaseException as error:
+        told = str(error) if isinstance(error, LaconicError) else _told(error)
+        record = {
+            "rank": rank,
+            "kind": type(error).__name__,
+            "message": told,
+            "peer": isinstance(error, PeerError),
+            "time": time.time(),
+            "trace": traceback.format_exc(),
+        }
+        (run / f"error-{rank}.json").write_text(json.dumps(record))
+        sys.stderr.write(record["trace"])  # type: ignore[arg-type]
+        sys.stderr.flush()
+        os._exit(2)  # now: peers wait for what this worker will not send, and other threads may never end
+
+
+class Worker:
+    """One worker of a run: its link, model, data, and the records it keeps."""
+
+    def __init__(self, run: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = run, recipe
+        torch.set_num_threads(recipe.threads or max(1, (os.cpu_count() or 1) // recipe.workers))
+        self.link = _link(recipe)
+        self.rank, self.size = self.link.rank, self.link.size
+        self.workload = load(recipe.workload, recipe.options)
+        torch.manual_seed(recipe.seed)  # the same on all workers: attach broadcasts, but initial losses agree too
+        self.model = self._made()
+        self.optimizer = self.workload.make_optimizer(self.model)
+        sync = build(recipe.method, recipe.settings)
+        if recipe.lr is not None:
+            _set_lr(self.optimizer, recipe.lr)
+        if sync.momentum:
+            _without_momentum(self.optimizer)
+        self.attached = Attached(self.model, self.optimizer, sync, self.link, clip=recipe.clip)
+        self.step = self.tokens = 0
+        self.seconds = self.spent = 0.0  # of this run in all its parts; of the parts before this one
+        self.before: dict[str, float] = {}  # what the meter showed when earlier parts of this run ended
+        self.idle: dict[str, float] = {}  # what it shows when training begins: the first weights are not the method's
+        self.points: list[dict[str, Any]] = []
+        self.trained: dict[str, float] = {}
+        resumed = checkpoint.newest(run, self.size)
+        if resumed is not None:
+            self._resume(resumed)
+        asking, waiting = (rendezvous(recipe.timeout, "ending")[2] if self.size > 1 else None for _ in range(2))
+        self.ending = Ending(asking, waiting, self.rank, self.size)
+
+    def run(self) -> None:
+        """Train until the recipe's end, then measure what was reached."""
+        for name in ("SIGTERM", "SIGINT"):
+            signal.signal(getattr(signal, name), lambda *_: self.ending.ask("interrupted"))
+        losses = self._train()
+        self.attached.drain()
+        self.trained = self._meter()
+        self.link.barrier()
+        self._save()
+        final = None if self.ending.reason == "interrupted" else self._evaluate()
+        self._summarise(losses, final)
+        self.attached.detach()
+        self.link.barrier()  # nobody leaves while another still reads
+        self.link.close()
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def _train(self) -> list[float]:
+        recipe, sync, mine = self.recipe, self.attached, self.rank
+        batches = self._batches()
+        snapshots = self._schedule()
+        losses: list[float] = []
+        name = "metrics.jsonl" if mine == 0 else f"metrics-{mine}.jsonl"
+        self.link.barrier()
+        with open(self.folder / name, "a", buffering=1 << 16) as metrics:
+            start, flushed = time.perf_counter(), 0.0
+            self.idle = self.link.meter.reading()
+            while self.ending.may_begin(self.step + 1):
+                batch = self._next(batches)
+                sync.zero_grad()
+                loss = self._loss(batch)
+                loss.backward()
+                value = float(loss.detach())
+                nan_check(value, mine, self.step + 1, self.model)
+                sync.step()
+                self.step += 1
+                self.tokens += self.workload.tokens(batch) * self.size
+                self.seconds = self.spent + time.perf_counter() - start
+                losses.append(value)
+                self._record(metrics, value)
+                if snapshots and self._reached(snapshots[0]):
+                    while snapshots and self._reached(snapshots[0]):
+                        snapshots.pop(0)
+                    self._snapshot()
+                if self._done():
+                    self.ending.ask("done")
+                if self.seconds - flushed > FLUSH_SECONDS:
+                    metrics.flush()
+                    flushed = self.seconds
+                if self.step % recipe.save_every == 0:
+                    self._save()
+        if not self.points or self.points[-1]["step"] != self.step:
+            self._snapshot()
+        return losses
+
+    def _done(self) -> bool:
+        recipe = self.recipe
+        if recipe.steps is not None:
+            return self.step >= recipe.steps
+        if recipe.tokens is not None:
+            return self.tokens >= recipe.tokens
+        return self.rank == 0 and self.seconds >= (recipe.seconds or 0)
+
+    def _reached(self, share: float) -> bool:
+        recipe = self.recipe
+        if recipe.seconds is not None:
+            return self.seconds >= share * recipe.seconds
+        whole = recipe.steps if recipe.steps is not None else (recipe.tokens or 0)
+        return (self.step if recipe.steps is not None else self.tokens) >= share * whole
+
+    def _schedule(self) -> list[float]:
+        """Shares of the run at which to keep the weights: close together at first, where the loss falls fast."""
+        if self.rank != 0:
+            return []
+        room = max(2, SNAPSHOT_BYTES // max(1, sum(p.numel() * p.element_size() for p in self.model.parameters())))
+        points = min(POINTS, room)
+        shares = [0.01 * 100 ** (i / (points - 1)) for i in range(points)]
+        return [share for share in shares if not self._reached(share)]
+
+    def _snapshot(self) -> None:
+        if self.rank == 0:
+            kept = {name: value.detach().clone() for name, value in self.attached.weights().items()}
+            reading = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
+            self.points.append(reading | {"bytes_out": self._meter()["bytes_out"], "weights": kept})
+
+    def _record(self, metrics: TextIO, loss: float) -> None:
+        counts = self._meter()
+        line = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 6),
+            "loss": loss,
+            "bytes_out": int(counts["bytes_out"]),
+            "messages_out": int(counts["messages_out"]),
+            **{name: round(seconds, 6) for name, seconds in self._split(counts).items()},
+        }
+        metrics.write(json.dumps(line) + "\n")
+
+    def _meter(self) -> dict[str, float]:
+        counts = self.link.meter.reading()
+        return {name: value - self.idle.get(name, 0) + self.before.get(name, 0) for name, value in counts.items()}
+
+    def _split(self, counts: dict[str, float]) -> dict[str, float]:
+        waiting, compressing = counts["seconds_waiting"], counts["seconds_compressing"]
+        return {
+            "seconds_computing": max(0.0, self.seconds - waiting - compressing),
+            "seconds_compressing": compressing,
+            "seconds_waiting": waiting,
+        }
+
+    # -- the workload's functions, whose errors name themselves ----------------------------------------------
+
+    def _made(self) -> nn.Module:
+        try:
+            return self.workload.make_model()
+        except Exception as error:
+            raise WorkloadError(f"worker {self.rank}: make_model failed: {_told(error)}") from error
+
+    def _batches(self) -> Iterator[Any]:
+        stream = self.workload.batches("train", self.rank, self.size, self.recipe.seed)
+        return itertools.islice(stream, self.step, None)  # a resumed run takes up where it was
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise WorkloadError(
+                f"worker {self.rank}: batches ended after step {self.step}; the training split must go on for ever"
+            ) from None
+        except LaconicError:
+            raise
+        except Exception as error:
+            raise WorkloadError(
+                f"worker {self.rank}: batches failed at step {self.step + 1}: {_told(error)}"
+            ) from error
+
+    def _loss(self, batch: Any) -> Tensor:
+        try:
+            return self.workload.loss(self.model, batch)
+        except LaconicError:
+            raise
+        except Exception as error:
+            raise WorkloadError(f"worker {self.rank}: loss failed at step {self.step + 1}: {_told(error)}") from error
+
+    # -- after training --------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> float | None:
+        """The held-out loss of the weights kept along the way, and of the last ones; on rank 0 only."""
+        if self.rank != 0:
+            return None
+        batches = list(self.workload.batches("eval", 0, self.size, self.recipe.seed))
+        curve = batches[:: CURVE_SHARE if len(batches) >= 2 * CURVE_SHARE else 1]
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        with open(self.folder / "evals.jsonl", "a") as out:
+            for point in self.points:
+                self.model.load_state_dict(state | point.pop("weights"))
+                out.write(json.dumps(point | {"eval_loss": self._held_out(curve)}) + "\n")
+                out.flush()
+        final = self._held_out(batches)
+        self.model.load_state_dict(state)
+        return final
+
+    @torch.no_grad()
+    def _held_out(self, batches: list[Any]) -> float:
+        self.model.eval()
+        counts = [self.workload.tokens(batch) for batch in batches]
+        values = [float(self.workload.loss(self.model, batch)) for batch in batches]
+        self.model.train()
+        return sum(n * v for n, v in zip(counts, values, strict=True)) / sum(counts)
+
+    def _summarise(self, losses: list[float], final: float | None) -> None:
+        recent = losses[-max(1, len(losses) // 20) :]
+        counts = self.trained
+        mine = {"loss": sum(recent) / len(recent) if recent else math.nan} | self._split(counts)
+        mine |= {"bytes_out": int(counts["bytes_out"]), "messages_out": int(counts["messages_out"])}
+        mine["bytes_out_in_all"] = self.link.meter.bytes_out  # of this process, from the first weights to the last
+        (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(mine))
+        self.link.barrier()
+        if self.rank != 0:
+            return
+        everyone = [json.loads((self.folder / f"worker-{r}.json").read_text()) for r in range(self.size)]
+        mean = {key: sum(w[key] for w in everyone) / self.size for key in mine}
+        recipe = self.recipe
+        summary = {
+            "name": recipe.method,
+            "workload": recipe.workload,
+            "workers": self.size,
+            "link": ", ".join([recipe.link or "as it is", *recipe.links]),
+            "measured_on": recipe.on,
+            "steps": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "loss": mean["loss"],
+            "eval_loss": final,
+            "bytes_out": round(mean["bytes_out"]),
+            "messages_out": round(mean["messages_out"]),
+            **{key: mean[key] for key in ("seconds_computing", "seconds_compressing", "seconds_waiting")},
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "predicted": None,
+            "versions": versions(),
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+            "command": os.environ.get("LACONIC_COMMAND", ""),
+            "stopped": None if self.ending.reason in ("done", None) else self.ending.reason,
+        }
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "meter": self._meter()}
+        checkpoint.save(self.folder, self.step, self.model, self.attached, progress)
+
+    def _resume(self, step: int) -> None:
+        progress = checkpoint.load(self.folder, step, self.model, self.attached)
+        self.step, self.tokens = progress["step"], progress["tokens"]
+        self.seconds = self.spent = progress["seconds"]
+        self.before = progress["meter"]
+        name = "metrics.jsonl" if self.rank == 0 else f"metrics-{self.rank}.jsonl"
+        _cut_after(self.folder / name, step)
+        if self.rank == 0:
+            _cut_after(self.folder / "evals.jsonl", step)
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    found = {"laconic": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        found["commit"] = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        found["commit"] = "unknown"
+    return found
+
+
+def _link(recipe: Recipe) -> Link:
+    if recipe.on == "paced":
+        rank, size, store = rendezvous(recipe.timeout)
+        return PacedLink(rank, size, store, recipe.replace(workers=size).network(), timeout=recipe.timeout)
+    return process_group(timeout=recipe.timeout)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _without_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """The method carries the momentum, so the optimizer gives its own up; SGD and the Adam family know how."""
+    for group in optimizer.param_groups:
+        if "momentum" in group:
+            group["momentum"], group["nesterov"] = 0.0, False
+        elif "betas" in group:
+            group["betas"] = (0.0, group["betas"][1])
+        else:
+            raise ConfigError(
+                f"{type(optimizer).__name__} has no momentum to hand over to the method; use SGD or AdamW"
+            )
+
+
+def _told(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((f" ({f.filename}:{f.lineno})" for f in reversed(frames) if "site-packages" not in f.filename), "")
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run will take again."""
+    if path.exists():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(status)  # threads that still wait inside torch's C++ would abort an ordinary exit
