@@ -143,18 +143,18 @@ def check_shape(packet: Packet, like: Tensor) -> None:
 
 
 def need(packet: Packet, name: str, dtypes: Sequence[torch.dtype], numel: int | None = None) -> Tensor:
-    """The tensor ``name`` of a packet, checked to have one of ``dtypes`` and, if given, ``numel`` elements.
+    """The flat tensor ``name`` of a packet, checked to have one of ``dtypes`` and, if given, ``numel`` elements.
 
     Raises: PacketError.
     """
     tensor = packet.tensors.get(name)
     if tensor is None:
         raise PacketError(f"packet: it lacks {name!r}, and has {sorted(packet.tensors)}")
-    if tensor.dtype not in dtypes or (numel is not None and tensor.numel() != numel):
+    if tensor.dtype not in dtypes or tensor.dim() != 1 or (numel is not None and tensor.numel() != numel):
         wanted = " or ".join(CODES[d] for d in dtypes)
         raise PacketError(
-            f"packet: {name!r} is {CODES[tensor.dtype]}[{tensor.numel()}], wanted {wanted}"
-            + (f"[{numel}]" if numel is not None else "")
+            f"packet: {name!r} is {CODES[tensor.dtype]}{list(tensor.shape)}, wanted {wanted}"
+            + (f"[{numel}]" if numel is not None else ", flat")
         )
     return tensor
 
@@ -180,6 +180,12 @@ def _padded(nbytes: int) -> int:
     return -(-nbytes // ALIGN) * ALIGN
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a number that a header may hold")
+    return value
+
+
 def _encode_header(packet: Packet) -> bytes:
     layout = [[name, CODES.get(t.dtype), list(t.shape)] for name, t in packet.tensors.items()]
     for name, code, _ in layout:
@@ -196,7 +202,8 @@ def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]
     if _padded(4 + length) > left:
         raise PacketError(f"packet: its header of {length} bytes runs past the message")
     try:
-        header, layout = json.loads(bytes(raw[at + 4 : at + 4 + length]))
+        text = bytes(raw[at + 4 : at + 4 + length])
+        header, layout = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, TypeError, RecursionError) as error:
         raise PacketError(f"packet: its header cannot be read: {error}") from None
     if not isinstance(header, dict) or not isinstance(layout, list):

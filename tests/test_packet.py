@@ -1,5 +1,6 @@
 """The wire format: what goes in comes out, its size is known beforehand, and nothing hostile gets through."""
 
+import contextlib
 import json
 import struct
 import zlib
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laconic.errors import LaconicError, PacketError
+from laconic.errors import PacketError
 from laconic.packet import (
     ALIGN,
     DTYPES,
@@ -107,7 +108,7 @@ def test_the_wire_format_is_the_one_in_the_golden_file(golden):
 
 
 def test_a_dtype_without_a_code_is_refused_by_name():
-    with pytest.raises(PacketError, match="'z' has dtype torch.complex64"):
+    with pytest.raises(PacketError, match=r"'z' has dtype torch\.complex64"):
         to_bytes([Packet({"z": torch.zeros(2, dtype=torch.complex64)})])
 
 
@@ -152,6 +153,8 @@ def test_the_hand_made_message_that_the_next_tests_damage_is_a_good_one():
         (sealed(body_of(None)), "cannot be read"),
         (sealed(body_of([1, 2, 3])), "cannot be read"),
         (sealed(body_of([[], []])), "not an object and a layout"),
+        (sealed(body_of(b'[{"a":NaN},[]]')), "cannot be read"),
+        (sealed(body_of(b'[{"a":1e999},[]]')), "cannot be read"),
         (sealed(body_of([{}, {}])), "not an object and a layout"),
         (sealed(body_of([{}, [5]])), "does not describe a tensor"),
         (sealed(body_of([{}, [["x", "f32"]]])), "does not describe a tensor"),
@@ -189,11 +192,9 @@ def refused_or_read(raw):
     # Layout entries may share a name, so what is kept can be less than what was there, never more.
     assert sum(t.numel() * t.element_size() for p in message for t in p.tensors.values()) <= len(raw)
     for packet in message:
-        for ask in (lambda p: shape_of(p), lambda p: need(p, "values", (torch.float32,), 6)):
-            try:
-                ask(packet)
-            except LaconicError as error:
-                assert isinstance(error, PacketError)
+        with contextlib.suppress(PacketError):
+            shape_of(packet)
+            need(packet, "values", (torch.float32,), 6)
     return True
 
 

@@ -33,7 +33,8 @@ def everyone(
     default the compressor itself if its packets are summable, and uncompressed if not. Every compressor works on
     one parameter at a time, so results do not depend on how parameters share messages.
 
-    Wire:   summable packets: one all-reduce, ``2 (n-1)/n`` times their bytes out of each of n workers.
+    Wire:   summable packets: one all-reduce, ``2 (n-1)/n`` times their bytes out of each of n workers (and the
+            weights beforehand, if they are weighted and of 16 bits).
             Others: one all-gather, ``(n-1)`` times their bytes.
     """
     main = compressor if compressor is not None else identity()
@@ -100,15 +101,20 @@ def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:
     groups: dict[tuple[torch.dtype, torch.device], list[tuple[int, str, Tensor]]] = {}
     for entry in tensors:
         groups.setdefault((entry[2].dtype, entry[2].device), []).append(entry)
+    total = float(link.size)
+    if weighted and any(dtype.itemsize == 2 for dtype, _ in groups):
+        # A weight may not fit into 16 bits, nor what it multiplies: these learn the sum of the weights first.
+        total = sum(_weight(message, 0) for message in link.all_gather([Packet({}, {"weight": rule.weight})]))
     for (dtype, device), group in groups.items():
         parts = [t.reshape(-1) for _, _, t in group]
-        if weighted:
+        divide = weighted and dtype.itemsize > 2
+        if divide:
             parts.append(torch.ones(1, dtype=dtype, device=device))
         flat = torch.cat(parts)
         # Before the sum and not after: the sum of many half-precision values may not fit where their mean does.
-        flat.mul_(rule.weight if weighted else 1 / link.size)
+        flat.mul_(rule.weight if divide else rule.weight / total)
         flat = link.all_reduce(flat)
-        if weighted:
+        if divide:
             flat = flat[:-1] / flat[-1]
         for (i, name, t), part in zip(group, flat.split([t.numel() for _, _, t in group]), strict=True):
             summed[i, name] = part.reshape(t.shape)
