@@ -9,8 +9,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+import tests.checked  # noqa: F401  (the hook below names it, and does not import it)
+
 # Before anything of laconic is imported: from here on a compressor that breaks its annotated shapes fails its test.
-install_import_hook("laconic.compress", "beartype.beartype")
+install_import_hook("laconic.compress", "tests.checked.check")
 
 torch.set_num_threads(1)
 
