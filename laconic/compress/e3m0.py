@@ -39,9 +39,9 @@ def e3m0(block: int = 128) -> Compressor:
         # the midpoint between 2^j and 2^(j+1) is 3/4 of the latter; only 0 and 2^-6 have theirs elsewhere.
         scaled = blocks.abs() * (4 / 3 * reciprocal(scales.float()))[:, None]
         codes = (scaled.view(torch.int32) >> 23).sub_(120).clamp_(0, 7)
-        codes = codes.maximum(scaled >= SMALLEST).bitwise_or_((blocks < 0).int() << 3).to(torch.uint8)
-        pairs = codes.reshape(-1, 2)
-        packed = (pairs[:, 0] | (pairs[:, 1] << 4))[: -(-x.numel() // 2)]
+        codes = codes.maximum(scaled >= SMALLEST).bitwise_or_((blocks.view(torch.int32) >> 28) & 8)
+        pairs = codes.to(torch.uint8).view(torch.int16).reshape(-1)  # two codes, each in a byte: move them together
+        packed = (pairs | (pairs >> 4)).to(torch.uint8)[: -(-x.numel() // 2)]
         header = {"shape": list(x.shape), "dtype": _code(x), "block": block}
         return Packet({"codes": packed, "scales": scales}, header), state
 
@@ -50,10 +50,12 @@ def e3m0(block: int = 128) -> Compressor:
         size = min(whole(packet, "block", 2, 1 << 31), max(1, numel))  # a large block must not ask for more memory
         packed = need(packet, "codes", (torch.uint8,), -(-numel // 2))
         scales = need(packet, "scales", (torch.bfloat16,), -(-numel // size))
-        codes = torch.stack((packed & 15, packed >> 4), dim=1).reshape(-1)[:numel]
+        # One look-up for both codes of a byte.
         magnitudes = torch.tensor(MAGNITUDES, device=packed.device)
-        table = torch.cat((magnitudes, -magnitudes))
-        values = in_blocks(table[codes.int()], size) * scales.float()[:, None]
+        one = torch.cat((magnitudes, -magnitudes))
+        two = torch.stack((one.repeat(16), one.repeat_interleave(16)), dim=1).view(torch.int64).reshape(-1)
+        pairs = two.index_select(0, packed.int()).view(torch.float32)
+        values = in_blocks(pairs[:numel], size) * scales.float()[:, None]
         return values.reshape(-1)[:numel].to(original(packet)).reshape(shape)
 
     return Compressor(stateless, compress, decompress, name="e3m0")
