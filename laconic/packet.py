@@ -187,10 +187,10 @@ def _finite(text: str) -> float:
 
 
 def _encode_header(packet: Packet) -> bytes:
-    layout = [[name, CODES.get(t.dtype), list(t.shape)] for name, t in packet.tensors.items()]
-    for name, code, _ in layout:
-        if code is None:
-            raise PacketError(f"packet: {name!r} has dtype {packet.tensors[name].dtype}, which has no code on the wire")
+    for name, tensor in packet.tensors.items():
+        if tensor.dtype not in CODES:
+            raise PacketError(f"packet: {name!r} has dtype {tensor.dtype}, which has no code on the wire")
+    layout = [[name, CODES[t.dtype], list(t.shape)] for name, t in packet.tensors.items()]
     return json.dumps([packet.header, layout], separators=(",", ":"), allow_nan=False).encode()
 
 
