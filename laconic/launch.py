@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 25.0  # for a checkpoint, after an interruption
 WORKER_BYTES = 350 << 20  # what a worker takes before its model: the interpreter and torch
 MODEL_COPIES = 10  # of the parameters: gradients, the optimizer, a method's state, messages under way
+STARTER = "LACONIC_STARTER"  # the environment variable with the pid of who starts the workers
 PER_CORE = 16  # workers on one core: beyond that they spend their time taking turns
 
 Watch = Callable[[dict[str, Any]], None]
@@ -43,14 +45,12 @@ def prepare(recipe: Recipe) -> int:
     Raises: ConfigError, WorkloadError: a sentence each.
     """
     recipe.checked()
-    workload = load(recipe.workload, recipe.options)
-    workload.check(0, recipe.workers, recipe.seed)
-    parameters = sum(p.numel() for p in workload.make_model().parameters())
     cores = os.cpu_count() or 1
     if recipe.workers > PER_CORE * cores:
         raise ConfigError(
             f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
         )
+    parameters = _tried(recipe)
     need, free = recipe.workers * (WORKER_BYTES + MODEL_COPIES * 4 * parameters), _free_memory()
     if free is not None and need > free:
         raise ConfigError(
@@ -64,6 +64,22 @@ def prepare(recipe: Recipe) -> int:
         if reason is not None:
             raise ConfigError(f"on=testbed: {reason}; on=paced holds links to a rate without root")
     return parameters
+
+
+def _tried(recipe: Recipe) -> int:
+    """The number of parameters, once workload and method have been put together as every worker will."""
+    import torch
+
+    from laconic.links import memory
+    from laconic.train import assemble
+
+    workload = load(recipe.workload, recipe.options)
+    workload.check(0, recipe.workers, recipe.seed)
+    with torch.random.fork_rng(devices=[]):
+        (attached,) = memory.run(1, lambda link: assemble(recipe, workload, link))
+    attached.detach()
+    attached.link.close()
+    return sum(p.numel() for p in attached.model.parameters())
 
 
 def check_room(folder: Path, recipe: Recipe, parameters: int) -> None:
@@ -80,14 +96,27 @@ def check_room(folder: Path, recipe: Recipe, parameters: int) -> None:
         raise ConfigError(f"{folder}: needs {need / 2**20:.0f} MiB for checkpoints, {free / 2**20:.0f} MiB are free")
 
 
-def launch(recipe: Recipe, folder: Path, watch: Watch | None = None, *, port: int = 0, command: str = "") -> Path:
+def launch(
+    recipe: Recipe,
+    folder: Path,
+    watch: Watch | None = None,
+    *,
+    port: int = 0,
+    command: str = "",
+    resume: bool = False,
+) -> Path:
     """Run ``recipe`` into ``folder`` and return it; ``watch`` is given each new line of worker 0's metrics.
 
-    An interruption (Ctrl-C) ends all workers after the same step, with a checkpoint; a second one at once.
+    With ``resume`` the run in the folder goes on from its checkpoint. An interruption (Ctrl-C) ends all workers after
+    the same step, with a checkpoint; a second one at once.
 
-    Raises: RunFailed with a worker's own error; ConfigError for a port in use, or a folder that cannot be written;
-            KeyboardInterrupt after an interruption, once nothing runs any more.
+    Raises: RunFailed with a worker's own error; ConfigError for a port in use, a folder that cannot be written, or one
+            that holds a run already; KeyboardInterrupt after an interruption, once nothing runs any more.
     """
+    if not resume and ((folder / "metrics.jsonl").exists() or (folder / "checkpoint").exists()):
+        raise ConfigError(f"{folder} holds a run already; go on with it (--resume), or choose another folder")
+    if recipe.on != "testbed":
+        port = _port(port)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(recipe.to_toml())
@@ -106,13 +135,6 @@ def launch(recipe: Recipe, folder: Path, watch: Watch | None = None, *, port: in
 
 
 def _torchrun(recipe: Recipe, folder: Path, log: IO[bytes], port: int, command: str) -> subprocess.Popen[bytes]:
-    port = port or _free_port()
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(f"port {port} cannot be used: {error.strerror}; choose another, or none") from None
     argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={recipe.workers}", "--nnodes=1"]
     argv += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--max-restarts=0"]
     argv += ["--module", "laconic.train", str(folder)]
@@ -137,7 +159,10 @@ def _in_testbed(recipe: Recipe, folder: Path, log: IO[bytes], watch: Watch | Non
         for rank in range(recipe.workers):
             place = {"RANK": str(rank), "WORLD_SIZE": str(recipe.workers), "LOCAL_RANK": "0"}
             env = _environment(command) | place
-            workers.append(testbed.popen(rank, argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            apart = {"start_new_session": True}  # Ctrl-C is ours to pass on, once
+            workers.append(
+                testbed.popen(rank, argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **apart)
+            )
         try:
             _attend(workers, folder, watch)
         finally:
@@ -149,11 +174,12 @@ def _in_testbed(recipe: Recipe, folder: Path, log: IO[bytes], watch: Watch | Non
 def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch | None) -> None:
     """Follow the workers to their end; on any failure, or an interruption, end them all."""
     tail = Tail(folder / "metrics.jsonl")
+    started = (folder / "log.txt").stat().st_size
     interrupted = False
     try:
         while True:
             try:
-                _follow(workers, tail, watch)
+                _follow(workers, tail, watch, folder)
                 break
             except KeyboardInterrupt:
                 if interrupted:
@@ -166,22 +192,42 @@ def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch |
     finally:
         _end(workers)
     errors = _errors(folder)
-    if interrupted and not errors:
+    if interrupted and all(error["peer"] for error in errors):  # in the rush of an end, peers miss one another
         raise KeyboardInterrupt
     if errors or any(worker.returncode for worker in workers):
-        if errors:
-            raise RunFailed(errors[0]["message"])
-        status = next(worker.returncode for worker in workers if worker.returncode)
-        raise RunFailed(f"the workers ended with status {status} and no word; see {folder / 'log.txt'}")
+        message = errors[0]["message"] if errors else "the workers ended without a word"
+        killed = _killed(folder, started, workers)
+        if killed and (not errors or errors[0]["peer"]):
+            message = f"{message}; {killed}" if errors else killed
+        raise RunFailed(message if errors else f"{message}; see {folder / 'log.txt'}")
 
 
-def _follow(workers: list[subprocess.Popen[bytes]], tail: Tail, watch: Watch | None) -> None:
+def _killed(folder: Path, started: int, workers: list[subprocess.Popen[bytes]]) -> str:
+    """Which worker a signal ended, in words, as torchrun logged it or as its status says; "" if none was."""
+    with open(folder / "log.txt", "rb") as file:
+        file.seek(started)
+        log = file.read().decode(errors="replace")
+    found = [
+        (int(rank), -int(code)) for code, rank in re.findall(r"failed \(exitcode: (-\d+)\) local_rank: (\d+)", log)
+    ]
+    if len(workers) > 1:
+        found += [(rank, -worker.returncode) for rank, worker in enumerate(workers) if (worker.returncode or 0) < 0]
+    if not found:
+        return ""
+    rank, number = found[0]
+    with contextlib.suppress(ValueError):
+        return f"worker {rank} was ended by {signal.Signals(number).name}"
+    return f"worker {rank} was ended by signal {number}"
+
+
+def _follow(workers: list[subprocess.Popen[bytes]], tail: Tail, watch: Watch | None, folder: Path) -> None:
+    """Pass lines of metrics on until all workers have ended, or one has failed: it says so before it ends."""
     while True:
         running = [worker for worker in workers if worker.poll() is None]
         for line in tail.lines():
             if watch is not None:
                 watch(line)
-        if not running or any(worker.returncode for worker in workers):
+        if not running or any(worker.returncode for worker in workers) or any(folder.glob("error-*.json")):
             return
         time.sleep(POLL_SECONDS)
 
@@ -240,18 +286,33 @@ def _environment(command: str) -> dict[str, str]:
     env.setdefault("OMP_NUM_THREADS", "1")  # set again by each worker; torchrun warns without it
     env["LACONIC_COMMAND"] = command
     env["PYTHONUNBUFFERED"] = "1"
+    env[STARTER] = str(os.getpid())
     return env
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (Linux)."""
+    """Ask the kernel to end this process when its parent ends (Linux); end it now if who started the run is gone."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    starter = os.environ.get(STARTER, "")
+    if starter.isdigit():
+        try:
+            os.kill(int(starter), 0)
+        except ProcessLookupError:  # it was killed while this process was still starting
+            os._exit(1)
+        except PermissionError:
+            pass
 
 
-def _free_port() -> int:
+def _port(wanted: int) -> int:
+    """``wanted`` if it can be used, or a free one for 0."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "ports go from 1 to 65535"
+            raise ConfigError(f"port {wanted} cannot be used: {why}; choose another, or none") from None
         return int(probe.getsockname()[1])
 
 

@@ -13,18 +13,44 @@ overridden::
 
 from __future__ import annotations
 
+import json
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from laconic.errors import ConfigError
+from laconic.errors import ConfigError, unknown
 from laconic.links.network import Network, parse
-from laconic.methods import build
+from laconic.methods import METHODS, build
 from laconic.nesting import number
 
 PLACES = ("paced", "testbed", "group")
 SETTINGS_APART = "settings"
+NONE = "none"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# What a field of the file must be: its names, whether a value is right, and what to say if it is not.
+KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (
+        ("workers", "seed", "steps", "tokens", "threads", "save_every"),
+        lambda value: isinstance(value, int) and not isinstance(value, bool),
+        "a whole number",
+    ),
+    (("seconds", "lr", "clip", "timeout"), _is_number, "a number"),
+    (("workload", "method", "link", "on"), lambda value: isinstance(value, str), "text in quotes"),
+    (
+        ("links",),
+        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+        'a list of texts, such as ["1:5mbit"]',
+    ),
+    ((SETTINGS_APART, "options"), lambda value: isinstance(value, dict), "a table"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,19 +88,20 @@ class Recipe:
         if self.workers < 1:
             raise ConfigError(f"workers must be at least 1, got {self.workers}")
         if self.on not in PLACES:
-            raise ConfigError(f"on: {self.on!r} is none of {', '.join(PLACES)}")
-        ends = {n: v for n, v in (("seconds", self.seconds), ("tokens", self.tokens), ("steps", self.steps)) if v}
+            raise unknown("place for --on", self.on, PLACES)
+        given = (("seconds", self.seconds), ("tokens", self.tokens), ("steps", self.steps))
+        ends = {name: value for name, value in given if value is not None}
         if len(ends) > 1:
             raise ConfigError(f"a run ends by one of seconds, tokens and steps, and {' and '.join(ends)} are given")
-        for name, value in ends.items():
-            if value <= 0:
-                raise ConfigError(f"{name} must be positive, got {value}")
         if not ends:
             raise ConfigError("say when the run ends: seconds, tokens or steps")
-        for name in ("lr", "clip"):
+        for name in ("seconds", "tokens", "steps", "lr", "clip", "timeout"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be positive, got {value}")
+        for name, least in (("save_every", 1), ("seed", 0), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.link and self.on == "group":
             raise ConfigError(f"on=group uses the network as it is; leave link={self.link!r} out, or use on=paced")
         self.network()
@@ -84,7 +111,7 @@ class Recipe:
     def network(self) -> Network:
         """The network that ``link`` and ``links`` describe; without them, one without limits."""
         if self.links and not self.link:
-            raise ConfigError("links overrides a link; give the others' with link, as in link = '100mbit'")
+            raise ConfigError(f"link-of {self.links[0]} sets one apart; say the others' with link, such as 100mbit")
         return parse(self.link or "1000gbit", self.workers, self.links)
 
     def replace(self, **changes: Any) -> Recipe:
@@ -103,10 +130,10 @@ class Recipe:
                 lines.append(f"{f.name} = {_toml(value)}")
         known = {f.name for f in fields(self)}
         apart = {k: v for k, v in self.settings.items() if k in known}
-        lines += [f"{k} = {_toml(v)}" for k, v in self.settings.items() if k not in known and v is not None]
+        lines += [f"{k} = {_toml(v)}" for k, v in self.settings.items() if k not in known]
         for table, content in ((SETTINGS_APART, apart), ("options", self.options)):
             if content:
-                lines += ["", f"[{table}]", *(f"{k} = {_toml(v)}" for k, v in content.items() if v is not None)]
+                lines += ["", f"[{table}]", *(f"{k} = {_toml(v)}" for k, v in content.items())]
         return "\n".join(lines) + "\n"
 
 
@@ -119,22 +146,23 @@ def read_recipe(path: str | Path) -> Recipe:
         raw = tomllib.loads(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
-    known = {f.name: f.type for f in fields(Recipe)}
-    settings = {k: v for k, v in raw.items() if k not in known} | raw.get(SETTINGS_APART, {})
-    given = {k: v for k, v in raw.items() if k in known and k != SETTINGS_APART}
-    if "workload" not in given:
-        given["workload"] = "shakespeare"
-    wanted = {"workers": int, "seed": int, "steps": int, "tokens": int, "threads": int, "save_every": int}
-    for name, kind in wanted.items():
-        if name in given and type(given[name]) is not kind:
-            raise ConfigError(f"{path}: {name} must be a whole number, got {given[name]!r}")
-    for name in ("seconds", "lr", "clip", "timeout"):
-        if name in given and not isinstance(given[name], int | float):
-            raise ConfigError(f"{path}: {name} must be a number, got {given[name]!r}")
+    known = [f.name for f in fields(Recipe)]
+    given = {"workload": "shakespeare"} | {k: v for k, v in raw.items() if k in known}
+    for names, right, wanted in KINDS:
+        for name in names:
+            if name in given and not right(given[name]):
+                raise ConfigError(f"{path}: {name} must be {wanted}, got {given[name]!r}")
+    own = {k: v for k, v in raw.items() if k not in known}
+    method = given.get("method", Recipe.method)
+    for key in own:
+        if method in METHODS and key not in METHODS[method].defaults:
+            raise unknown(f"key in {path}:", key, [*known, *METHODS[method].defaults])
+    given["settings"] = _thawed(own | given.get(SETTINGS_APART, {}))
+    given["options"] = _thawed(given.get("options", {}))
     given["links"] = tuple(given.get("links", ()))
-    return Recipe(settings=settings, **given)
+    return Recipe(**given)
 
 
 def read_settings(pairs: list[str] | tuple[str, ...], what: str = "--set") -> dict[str, Any]:
@@ -147,16 +175,24 @@ def read_settings(pairs: list[str] | tuple[str, ...], what: str = "--set") -> di
         name, equals, value = pair.partition("=")
         if not equals or not name.strip().isidentifier():
             raise ConfigError(f"{what} {pair!r}: write name=value, such as every=50")
+        if name.strip() in settings:
+            raise ConfigError(f"{what} {pair!r}: {name.strip()} is set twice")
         settings[name.strip()] = number(value)
     return settings
 
 
+def _thawed(settings: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no word for nothing: a setting is switched off by "none", as on the command line."""
+    return {name: None if value == NONE else value for name, value in settings.items()}
+
+
 def _toml(value: Any) -> str:
+    if value is None:
+        return f'"{NONE}"'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)

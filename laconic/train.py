@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laconic import __version__
 from laconic.attached import Attached, nan_check
@@ -31,12 +31,14 @@ from laconic.links.process_group import process_group
 from laconic.links.rendezvous import rendezvous
 from laconic.methods import build
 from laconic.recipe import Recipe, read_recipe
-from laconic.workloads import load
+from laconic.sync.base import Sync
+from laconic.workloads import Workload, load
 
 POINTS = 28  # held-out losses along a run
 CURVE_SHARE = 4  # the curve is measured on one batch in so many; the final loss on all
 SNAPSHOT_BYTES = 1 << 30
 FLUSH_SECONDS = 0.5
+EVALUATION_SECONDS = 7 * 24 * 3600.0  # a worker that dies meanwhile is noticed by its closed connection
 
 
 def main(folder: str) -> int:
@@ -50,6 +52,8 @@ def main(folder: str) -> int:
     try:
         Worker(run, read_recipe(run / "recipe.toml")).run()
         return 0
+    except KeyboardInterrupt:  # Ctrl-C before training began: nothing is lost, and nothing is wrong
+        os._exit(130)
     except BaseException as error:
         told = str(error) if isinstance(error, LaconicError) else _told(error)
         record = {
@@ -76,14 +80,8 @@ class Worker:
         self.rank, self.size = self.link.rank, self.link.size
         self.workload = load(recipe.workload, recipe.options)
         torch.manual_seed(recipe.seed)  # the same on all workers: attach broadcasts, but initial losses agree too
-        self.model = self._made()
-        self.optimizer = self.workload.make_optimizer(self.model)
-        sync = build(recipe.method, recipe.settings)
-        if recipe.lr is not None:
-            _set_lr(self.optimizer, recipe.lr)
-        if sync.momentum:
-            _without_momentum(self.optimizer)
-        self.attached = Attached(self.model, self.optimizer, sync, self.link, clip=recipe.clip)
+        self.attached = assemble(recipe, self.workload, self.link)
+        self.model, self.optimizer = self.attached.model, self.attached.optimizer
         self.step = self.tokens = 0
         self.seconds = self.spent = 0.0  # of this run in all its parts; of the parts before this one
         self.before: dict[str, float] = {}  # what the meter showed when earlier parts of this run ended
@@ -123,13 +121,12 @@ class Worker:
         with open(self.folder / name, "a", buffering=1 << 16) as metrics:
             start, flushed = time.perf_counter(), 0.0
             self.idle = self.link.meter.reading()
+            if self.step and self._done():
+                self.ending.ask("done")  # a finished run that is resumed takes no step more
             while self.ending.may_begin(self.step + 1):
                 batch = self._next(batches)
                 sync.zero_grad()
-                loss = self._loss(batch)
-                loss.backward()
-                value = float(loss.detach())
-                nan_check(value, mine, self.step + 1, self.model)
+                value = self._gradients(batch)
                 sync.step()
                 self.step += 1
                 self.tokens += self.workload.tokens(batch) * self.size
@@ -208,12 +205,6 @@ class Worker:
 
     # -- the workload's functions, whose errors name themselves ----------------------------------------------
 
-    def _made(self) -> nn.Module:
-        try:
-            return self.workload.make_model()
-        except Exception as error:
-            raise WorkloadError(f"worker {self.rank}: make_model failed: {_told(error)}") from error
-
     def _batches(self) -> Iterator[Any]:
         stream = self.workload.batches("train", self.rank, self.size, self.recipe.seed)
         return itertools.islice(stream, self.step, None)  # a resumed run takes up where it was
@@ -228,17 +219,34 @@ class Worker:
         except LaconicError:
             raise
         except Exception as error:
-            raise WorkloadError(
-                f"worker {self.rank}: batches failed at step {self.step + 1}: {_told(error)}"
-            ) from error
+            raise self._failed("batches", error) from error
 
-    def _loss(self, batch: Any) -> Tensor:
+    def _gradients(self, batch: Any) -> float:
+        """The loss of a batch, its gradients in the parameters."""
         try:
-            return self.workload.loss(self.model, batch)
+            loss = self.workload.loss(self.model, batch)
         except LaconicError:
             raise
         except Exception as error:
-            raise WorkloadError(f"worker {self.rank}: loss failed at step {self.step + 1}: {_told(error)}") from error
+            raise self._failed("loss", error) from error
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise WorkloadError(
+                f"worker {self.rank}, step {self.step + 1}: loss must return a single number, got {got}"
+            )
+        value = float(loss.detach())
+        nan_check(value, self.rank, self.step + 1, self.model)
+        try:
+            loss.backward()
+        except LaconicError:
+            raise
+        except Exception as error:
+            raise self._failed("backward", error) from error
+        return value
+
+    def _failed(self, what: str, error: Exception) -> WorkloadError:
+        path = str(self.workload.path) if self.workload.path else None
+        return WorkloadError(f"worker {self.rank}, step {self.step + 1}: {what} failed: {_told(error, path)}")
 
     # -- after training --------------------------------------------------------------------------------------
 
@@ -246,6 +254,15 @@ class Worker:
         """The held-out loss of the weights kept along the way, and of the last ones; on rank 0 only."""
         if self.rank != 0:
             return None
+        try:
+            return self._evaluated()
+        except LaconicError:
+            raise
+        except Exception as error:
+            path = str(self.workload.path) if self.workload.path else None
+            raise WorkloadError(f"worker 0: the evaluation after training failed: {_told(error, path)}") from error
+
+    def _evaluated(self) -> float:
         batches = list(self.workload.batches("eval", 0, self.size, self.recipe.seed))
         curve = batches[:: CURVE_SHARE if len(batches) >= 2 * CURVE_SHARE else 1]
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -273,6 +290,9 @@ class Worker:
         mine |= {"bytes_out": int(counts["bytes_out"]), "messages_out": int(counts["messages_out"])}
         mine["bytes_out_in_all"] = self.link.meter.bytes_out  # of this process, from the first weights to the last
         (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(mine))
+        self.link.timeout = max(
+            self.link.timeout, EVALUATION_SECONDS
+        )  # worker 0 may take longer than a peer in training
         self.link.barrier()
         if self.rank != 0:
             return
@@ -305,7 +325,8 @@ class Worker:
     # -- checkpoints -----------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "meter": self._meter()}
+        meter = self.trained or self._meter()  # once training has ended, what comes after is not the method's
+        progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "meter": meter}
         checkpoint.save(self.folder, self.step, self.model, self.attached, progress)
 
     def _resume(self, step: int) -> None:
@@ -330,6 +351,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def assemble(recipe: Recipe, workload: Workload, link: Link) -> Attached:
+    """A worker's model, optimizer and method, put together on its link.
+
+    Raises: ConfigError, ClashError, WorkloadError: what does not go together.
+    """
+    try:
+        model = workload.make_model()
+        optimizer = workload.make_optimizer(model)
+    except LaconicError:
+        raise
+    except Exception as error:
+        path = str(workload.path) if workload.path else None
+        raise WorkloadError(f"worker {link.rank}: the model cannot be made: {_told(error, path)}") from error
+    sync = build(recipe.method, recipe.settings)
+    set_learning(optimizer, sync, recipe.lr)
+    return Attached(model, optimizer, sync, link, clip=recipe.clip)
+
+
 def _link(recipe: Recipe) -> Link:
     if recipe.on == "paced":
         rank, size, store = rendezvous(recipe.timeout)
@@ -337,14 +376,16 @@ def _link(recipe: Recipe) -> Link:
     return process_group(timeout=recipe.timeout)
 
 
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def set_learning(optimizer: torch.optim.Optimizer, sync: Sync, lr: float | None = None) -> None:
+    """Set the learning rate if one is given, and take the optimizer's momentum away if the method carries it.
 
-
-def _without_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """The method carries the momentum, so the optimizer gives its own up; SGD and the Adam family know how."""
+    Raises: ConfigError for an optimizer that is neither SGD nor of Adam's family, where the method carries momentum.
+    """
     for group in optimizer.param_groups:
+        if lr is not None:
+            group["lr"] = lr
+        if not sync.momentum:
+            continue
         if "momentum" in group:
             group["momentum"], group["nesterov"] = 0.0, False
         elif "betas" in group:
@@ -355,9 +396,11 @@ def _without_momentum(optimizer: torch.optim.Optimizer) -> None:
             )
 
 
-def _told(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = next((f" ({f.filename}:{f.lineno})" for f in reversed(frames) if "site-packages" not in f.filename), "")
+def _told(error: BaseException, path: str | None = None) -> str:
+    """An error with the line it came from: the last in the file ``path``, else the last outside of libraries."""
+    frames = list(reversed(traceback.extract_tb(error.__traceback__)))
+    own = [f for f in frames if f.filename == path] or [f for f in frames if "site-packages" not in f.filename]
+    where = f" ({own[0].filename}:{own[0].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{where}"
 
 

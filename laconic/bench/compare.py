@@ -16,7 +16,7 @@ from typing import Any
 from laconic.bench import units
 from laconic.bench.runs import read_lines
 from laconic.errors import ConfigError
-from laconic.launch import Watch, check_room, launch, prepare
+from laconic.launch import RunFailed, Watch, check_room, launch, prepare
 from laconic.methods import build, get
 from laconic.recipe import Recipe, read_settings
 
@@ -87,7 +87,10 @@ def compare(
             tell(sentence)
         way = recipe.replace(method=name, settings=fitted)
         run = folder / f"{number:02d}-{name}"
-        launch(way, run, follow(name), command=command)
+        try:
+            launch(way, run, follow(name), command=command)
+        except RunFailed as error:
+            raise RunFailed(f"{name}: {error}") from error
         runs.append(run)
     comparison = conclude(recipe, folder, runs, ideal)
     (folder / "comparison.json").write_text(json.dumps(comparison, indent=1))

@@ -8,11 +8,14 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from laconic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from laconic.recipe import Recipe
 
 DEFAULT_SECONDS = 30.0
 app = typer.Typer(
@@ -32,21 +35,22 @@ LinkText = Annotated[
     str,
     typer.Option(
         "--link",
-        help="each worker's connection: RATE[,LATENCY], such as 20mbit,30ms; or DOWN/UP[,LATENCY], such as 50mbit/5mbit",
+        help="each worker's connection: RATE[,LATENCY], such as 20mbit,30ms; or DOWN/UP[,LATENCY]: 50mbit/5mbit",
     ),
 ]
 Links = Annotated[
     list[str] | None,
     typer.Option(
         "--link-of",
-        help="one that differs: WORKER:CONNECTION (1:5mbit), or one direction of a pair, FROM-TO:CONNECTION (0-1:5mbit)",
+        help="one that differs: WORKER:CONNECTION (1:5mbit), or one way of a pair, FROM-TO:CONNECTION (0-1:5mbit)",
     ),
 ]
 On = Annotated[
     str,
     typer.Option(
         "--on",
-        help="what holds the links to their rates: paced (in user space) or testbed (in the kernel; needs root)",
+        help="what holds the links to their rates: paced (in user space), testbed (in the kernel; needs root), or "
+        "group (torch's process group, on the network as it is)",
     ),
 ]
 Seconds = Annotated[float | None, typer.Option("--seconds", "-S", help="train for so many seconds (default: 30)")]
@@ -66,6 +70,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="the run folder (default
 
 @app.command()
 def train(
+    context: typer.Context,
     workload: Annotated[
         str | None,
         typer.Argument(
@@ -95,7 +100,8 @@ def train(
 ) -> None:
     """Train a workload with several worker processes on this machine, over links held to a rate.
 
-    --recipe and --resume name the workload themselves.
+    What is given beside --recipe takes the place of what the file says. With --resume only the end may be another:
+    --seconds, --tokens and --steps count from the run's first beginning.
 
     \b
       laconic train shakespeare --method diloco --workers 2 --link 20mbit,30ms --set every=50
@@ -105,10 +111,13 @@ def train(
     Ctrl-C ends all workers after the same step and keeps a checkpoint; --resume goes on from it, bit for bit.
     On a cluster, put laconic.attach into your own script and start that with torchrun, Slurm or Kubernetes.
     """
+    from laconic.cli.remarks import interrupted, remarks
     from laconic.launch import check_room, launch, prepare
     from laconic.recipe import Recipe, read_recipe, read_settings
 
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
+        "workload": workload,
+        "method": method,
         "workers": workers,
         "link": link,
         "links": tuple(link_of or ()),
@@ -119,33 +128,34 @@ def train(
         "timeout": timeout,
         "save_every": save_every,
     }
+    given = {name: value for name, value in fields.items() if _is_given(context, name)}
     ends = {"seconds": seconds, "tokens": tokens, "steps": steps}
     settings, options = read_settings(set_ or []), _options(option, size)
     if resume is not None:
-        if not (resume / "recipe.toml").exists():
-            raise ConfigError(f"--resume {resume}: there is no recipe.toml in it, so it is no run folder")
-        if settings or options:
-            raise ConfigError("--resume goes on with the run as it was; only --seconds, --tokens or --steps may change")
-        plan, folder = read_recipe(resume / "recipe.toml"), resume
-        from laconic.fault.checkpoint import newest
-
-        if newest(resume, plan.workers) is None:
-            raise ConfigError(f"--resume {resume}: it holds no checkpoint of all {plan.workers} workers")
+        other = [*given, *settings, *options, *(["recipe"] if recipe else []), *(["out"] if out else [])]
+        if other:
+            raise ConfigError(
+                f"--resume goes on with the run as it was, so {other[0]} cannot be given; "
+                "only its end may change: --seconds, --tokens or --steps"
+            )
+        plan, folder = _resumed(resume, ends), resume
     else:
         if recipe is not None:
-            plan = read_recipe(recipe)
-            plan = plan.replace(settings=plan.settings | settings, options=plan.options | options)
+            plan = read_recipe(recipe).replace(**given)
+            if "method" not in given:
+                settings = plan.settings | settings
+            plan = plan.replace(settings=settings, options=plan.options | options)
         elif workload is None:
             raise ConfigError(
                 "train: name a workload (shakespeare, fashion, adult, or a file), a --recipe or a --resume"
             )
         else:
-            plan = Recipe(workload, method, settings, options, **given)
+            plan = Recipe(**fields, settings=settings, options=options)
+        if any(value is not None for value in ends.values()):
+            plan = plan.replace(**ends)
+        elif plan.seconds is None and plan.tokens is None and plan.steps is None:
+            plan = plan.replace(seconds=DEFAULT_SECONDS)
         folder = out or _new_folder(f"{Path(plan.workload).stem}-{plan.method.split('(')[0]}")
-    if any(value is not None for value in ends.values()):
-        plan = plan.replace(**ends)
-    elif plan.seconds is None and plan.tokens is None and plan.steps is None:
-        plan = plan.replace(seconds=DEFAULT_SECONDS)
     parameters = prepare(plan)
     check_room(folder, plan, parameters)
     from laconic.cli.progress import following
@@ -153,15 +163,18 @@ def train(
     _say(f"{plan.workload}: {parameters:,} parameters, {plan.workers} workers, {plan.method}, into {folder}")
     try:
         with following(plan) as watch:
-            launch(plan, folder, watch(plan.method), port=port, command=_command())
+            launch(plan, folder, watch(plan.method), port=port, command=_command(), resume=resume is not None)
     except KeyboardInterrupt:
-        _say(f"Interrupted; the run is kept. Go on with: laconic train --resume {folder}")
+        _say(interrupted(folder, plan.workers))
         raise typer.Exit(130) from None
+    for sentence in remarks(folder, plan):
+        _say(sentence)
     _finish([folder], folder)
 
 
 @app.command()
 def compare(
+    context: typer.Context,
     workload: Workload,
     methods: Annotated[str, typer.Option("--methods", "-m", help="comma-separated")] = "ddp,powersgd,streaming-diloco",
     workers: Workers = 2,
@@ -200,7 +213,7 @@ def compare(
         workload,
         options=_options(option, size),
         workers=workers,
-        link=link,
+        link="" if on == "group" and not _is_given(context, "link") else link,
         links=tuple(link_of or ()),
         on=on,
         seconds=seconds if seconds is not None or tokens is not None else DEFAULT_SECONDS,
@@ -218,7 +231,7 @@ def compare(
         with following(plan, quiet=as_json) as watch:
             comparison = run_comparison(plan, chosen, folder, watch, say, _command())
     except KeyboardInterrupt:
-        _say(f"Interrupted; what was measured is in {folder}")
+        typer.echo(f"Interrupted; what was measured is in {folder}", err=True)
         raise typer.Exit(130) from None
     if as_json:
         from laconic.bench.report import write_report
@@ -299,9 +312,8 @@ def testbed(
             if argv:
                 status = max((abs(s) for s in beds.run_everywhere(bed, argv)), default=0)
                 for counter in bed.counters():
-                    _say(
-                        f"worker {counter.worker}: {counter.sent_bytes:,} bytes sent, {counter.received_bytes:,} received"
-                    )
+                    sent, received = counter.sent_bytes, counter.received_bytes
+                    _say(f"worker {counter.worker}: {sent:,} bytes sent, {received:,} received")
             else:
                 _say("Ctrl-C ends it.")
                 while True:
@@ -309,6 +321,39 @@ def testbed(
         except KeyboardInterrupt:
             status = 130 if argv else 0
     raise typer.Exit(status)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, and is not only its default."""
+    source = context.get_parameter_source("link_of" if name == "links" else name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _resumed(folder: Path, ends: dict[str, Any]) -> Recipe:
+    """The recipe with which the run in ``folder`` goes on; ``ends`` may set another end.
+
+    Raises: ConfigError for a folder without a run or a checkpoint, and for a run that has reached that end.
+    """
+    from laconic.fault.checkpoint import newest, progress
+    from laconic.recipe import read_recipe
+
+    if not (folder / "recipe.toml").is_file():
+        raise ConfigError(f"--resume {folder}: there is no recipe.toml in it, so it is no run folder")
+    plan = read_recipe(folder / "recipe.toml")
+    if any(value is not None for value in ends.values()):
+        plan = plan.replace(**ends)
+    step = newest(folder, plan.workers)
+    if step is None:
+        raise ConfigError(f"--resume {folder}: it holds no checkpoint of all {plan.workers} workers")
+    come = progress(folder, step) | {"steps": step}
+    for name in ends:
+        end = getattr(plan, name)
+        if end is not None and come[name] >= end:
+            raise ConfigError(
+                f"--resume {folder}: the run has reached its end ({come[name]:,.6g} of {end:,.6g} {name}); "
+                f"to go on, say a later one with --{name}"
+            )
+    return plan
 
 
 def _options(pairs: list[str] | None, size: str | None) -> dict[str, Any]:

@@ -67,6 +67,29 @@ def newest(run: Path, workers: int) -> int | None:
     return max(complete, default=None)
 
 
+def progress(run: Path, step: int) -> dict[str, Any]:
+    """How far worker 0 had come at a checkpoint: ``step``, ``tokens`` and ``seconds``, without reading its tensors.
+
+    Raises: PacketError for a damaged file.
+    """
+    part = run / "checkpoint" / f"step-{step:09d}" / "worker-0.safetensors"
+    try:
+        with safe_open(part, framework="pt") as file:
+            return dict(_header(file, part)["progress"])
+    except (OSError, SafetensorError) as error:
+        raise PacketError(f"checkpoint: cannot read {part}: {error}") from None
+
+
+def _header(file: Any, part: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((file.metadata() or {}).get("laconic", "null"))
+    except ValueError as error:
+        raise PacketError(f"checkpoint: the header of {part} is damaged: {error}") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not {"progress", "names"} <= header.keys():
+        raise PacketError(f"checkpoint: {part} is not of this version's format ({FORMAT})")
+    return header
+
+
 def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str, Any]:
     """Put model, optimizer, sync and random state back as they were, and return the progress that was saved.
 
@@ -75,12 +98,10 @@ def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str
     part = run / "checkpoint" / f"step-{step:09d}" / f"worker-{attached.link.rank}.safetensors"
     try:
         with safe_open(part, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("laconic", "null"))
+            header = _header(file, part)
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise PacketError(f"checkpoint: cannot read {part}: {error}") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise PacketError(f"checkpoint: {part} is not of this version's format ({FORMAT})")
     saved = {name: tensors[key] for name, key in header["names"].items()}
     try:
         model.load_state_dict(saved)

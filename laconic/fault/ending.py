@@ -7,6 +7,7 @@ sooner, and no message is exchanged until somebody asks.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ class Ending:
 
     def __init__(self, asking: Any, waiting: Any, rank: int, size: int) -> None:
         self._asking, self._store, self._rank, self._size = asking, waiting, rank, size
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may ask while the main thread holds it
         self._begun = 0
         self._asked = False
         self._last: int | None = None
@@ -29,12 +30,17 @@ class Ending:
             threading.Thread(target=self._watch, name="laconic-ending", daemon=True).start()
 
     def ask(self, reason: str) -> None:
-        """Ask for the end; safe to call from any thread, any number of times."""
-        if self._size == 1:
-            with self._lock:
-                self._last, self.reason = self._begun, reason
-        else:
-            self._asking.set("ending/asked", reason)
+        """Ask for the end; safe to call from any thread and from a signal's handler, any number of times.
+
+        Whoever asks begins no further step before the agreement, so a run of so many steps has exactly as many.
+        """
+        with self._lock:
+            self._asked = True
+            if self._size == 1:
+                self._last, self.reason = self._begun, self.reason or reason
+        if self._size > 1:
+            with contextlib.suppress(RuntimeError):  # the store is gone: the watcher sees it too, and ends the run
+                self._asking.set("ending/asked", reason)
 
     def may_begin(self, step: int) -> bool:
         """Whether to take step number ``step`` (from 1); waits for the agreement while there is one to be reached."""
@@ -44,6 +50,8 @@ class Ending:
                 return True
         if self._size > 1:
             self._agreed.wait()
+            if self._last is not None and step <= self._last:
+                self._begun = step
         return self._last is not None and step <= self._last
 
     def _watch(self) -> None:
