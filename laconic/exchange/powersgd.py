@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import NamedTuple
 
 import torch
@@ -47,19 +48,21 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
         thin = min(rank, rows, columns) * (rows + columns) * min_rate
         return tensor.detach().reshape(rows, columns) if thin < rows * columns else None
 
-    def draw(index: int, columns: int, like: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        shape = (columns, min(rank, columns, like.shape[0]))
+    def draw(like: Tensor) -> Tensor:
+        rows, columns = like.shape
+        shape = (columns, min(rank, columns, rows))
         if like.device.type == "meta":
             return torch.empty(shape, dtype=working(like), device="meta")
+        # By shape, not by place: a place depends on how parameters share buckets, and results must not.
+        generator = torch.Generator().manual_seed(random.Random(f"powersgd/{seed}/{rows}/{columns}").getrandbits(63))
         return torch.randn(shape, generator=generator, dtype=working(like)).to(like.device)
 
     def init(tensors: Tensors) -> PowerSGDState:
         right: list[Tensor | None] = []
         residual: list[Tensor | None] = []
-        for i, tensor in enumerate(tensors):
+        for tensor in tensors:
             m = matrix(tensor)
-            right.append(None if m is None else draw(i, m.shape[1], m))
+            right.append(None if m is None else draw(m))
             residual.append(None if m is None else torch.zeros_like(m))
         return PowerSGDState(right, residual)
 
@@ -74,7 +77,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
                     continue
                 matrices[i] = tensor.detach().reshape(residual.shape) + residual
                 finite("powersgd", matrices[i])
-                rights[i] = right if warm_start else draw(i, right.shape[0], matrices[i])
+                rights[i] = right if warm_start else draw(matrices[i])
             exact = {i: t.detach() * share for i, t in enumerate(tensors) if i not in matrices}
             thin = {i: m.to(rights[i].dtype) @ rights[i] for i, m in matrices.items()}
         first = _sum({**{i: p * share for i, p in thin.items()}, **exact}, link)
