@@ -15,10 +15,17 @@ FEATURES, CLASSES, ROWS = 6, 3, 8
 
 def model(dtype=torch.float64, seed=0):
     """Three layers, blocks that are numbered, matrices and vectors; 2-D weights of more than rank 1."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layers = [nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)]
-        return nn.Sequential(*layers).to(dtype)
+    layers = [nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)]
+    return seeded(nn.Sequential(*layers).to(dtype), seed)
+
+
+def seeded(net, seed=0):
+    """Weights from a generator of their own: workers are threads, and torch's global one is shared by all of them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return net
 
 
 def batch(worker, step, dtype=torch.float64, rows=ROWS):
