@@ -207,14 +207,13 @@ def _killed(folder: Path, started: int, workers: list[subprocess.Popen[bytes]]) 
     with open(folder / "log.txt", "rb") as file:
         file.seek(started)
         log = file.read().decode(errors="replace")
-    found = [
-        (int(rank), -int(code)) for code, rank in re.findall(r"failed \(exitcode: (-\d+)\) local_rank: (\d+)", log)
-    ]
+    exits = re.findall(r"rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-\d+)", log)
+    found = [(int(rank), -int(code)) for rank, code in exits]
     if len(workers) > 1:
         found += [(rank, -worker.returncode) for rank, worker in enumerate(workers) if (worker.returncode or 0) < 0]
     if not found:
         return ""
-    rank, number = found[0]
+    rank, number = min(found, key=lambda end: end[1] == signal.SIGTERM)  # with which torchrun ends the others
     with contextlib.suppress(ValueError):
         return f"worker {rank} was ended by {signal.Signals(number).name}"
     return f"worker {rank} was ended by signal {number}"

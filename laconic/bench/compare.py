@@ -174,6 +174,8 @@ def verdict(comparison: dict[str, Any]) -> str:
     rate = first["steps"] / first["seconds"] / ideal["steps_per_second"]
     pace = f"It trains at {units.share(min(rate, 1.0))} of the no-network ideal's steps a second"
     waiting = f"and waits {units.share(first['seconds_waiting'] / first['seconds'])} of its time."
+    if len(methods) == 1:
+        return f"{plain} is alone here, with a final held-out loss of {units.loss(goal)}. {pace} {waiting}"
     if first["name"] == plain:
         return f"{plain} itself is the first to reach {where}: on this link no other way pays. {pace} {waiting}"
     seconds = units.duration(first["reached_seconds"])

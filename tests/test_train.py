@@ -1,0 +1,135 @@
+"""A worker's run, on memory links: what its folder holds, when it ends, and that it resumes to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from laconic.errors import WorkloadError
+from laconic.methods import METHODS
+from laconic.recipe import Recipe
+from tests.here import MINE, checkpoint, lines, run_here
+
+SPENT = ("seconds_computing", "seconds_compressing", "seconds_waiting")
+SETTINGS = {
+    "dgc": {"density": 0.1, "warmup_steps": 10},
+    "diloco": {"every": 4},  # 6 steps end in the middle of a round
+    "local-sgd": {"every": 4},
+    "noloco": {"every": 4},
+    "streaming-diloco": {"every": 6, "fragments": 2, "overlap": 2},  # after step 6 a fragment is under way until 8
+    "topk": {"density": 0.1},
+}
+
+
+def recipe(method="ddp", **changes):
+    return Recipe(MINE, method, settings=SETTINGS.get(method, {}), **changes)
+
+
+def equal(a, b):
+    assert a[1] == b[1]
+    assert a[0].keys() == b[0].keys()
+    return [name for name in a[0] if not torch.equal(a[0][name], b[0][name])]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_cut(method, tmp_path, monkeypatch):
+    whole = run_here(monkeypatch, recipe(method, steps=12, seed=3), tmp_path / "whole")
+    cut = run_here(monkeypatch, recipe(method, steps=6, seed=3), tmp_path / "cut")
+    if method == "streaming-diloco":
+        assert "Flight" in json.dumps(checkpoint(cut, 6, 0)[1]), (
+            "no exchange was under way, so this would prove nothing"
+        )
+    run_here(monkeypatch, recipe(method, steps=12, seed=3), cut)
+    for worker in range(2):
+        after = checkpoint(cut, 12, worker)
+        before = checkpoint(whole, 12, worker)
+        sent = [part[1]["progress"].pop("out") for part in (before, after)]
+        if method != "streaming-diloco":  # what was under way is sent again
+            assert sent[0] == sent[1]
+        assert equal(before, after) == []
+    losses = [[line["loss"] for line in lines(run / "metrics.jsonl")] for run in (whole, cut)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_resumed_between_checkpoints_takes_the_lost_steps_again(tmp_path, monkeypatch):
+    run = run_here(monkeypatch, recipe(steps=6, save_every=4), tmp_path)
+    (run / "checkpoint" / "step-000000006" / "worker-1.safetensors").unlink()  # killed while it wrote
+    run_here(monkeypatch, recipe(steps=3, save_every=4), tmp_path / "other")
+    (run / "checkpoint" / "step-000000003").mkdir()
+    for worker in range(2):
+        name = f"step-000000003/worker-{worker}.safetensors"
+        (tmp_path / "other" / "checkpoint" / name).rename(run / "checkpoint" / name)
+    run_here(monkeypatch, recipe(steps=8), run)
+    for name in ("metrics.jsonl", "metrics-1.jsonl"):
+        assert [line["step"] for line in lines(run / name)] == list(range(1, 9))
+    assert [path.name for path in (run / "checkpoint").iterdir()] == ["step-000000008"]
+
+
+def test_a_run_folder_holds_all_that_the_design_names(tmp_path, monkeypatch):
+    run = run_here(monkeypatch, recipe("topk", steps=20), tmp_path)
+    for rank, name in enumerate(("metrics.jsonl", "metrics-1.jsonl")):
+        metrics = lines(run / name)
+        assert [line["step"] for line in metrics] == list(range(1, 21)), rank
+        assert list(metrics[0]) == ["step", "tokens", "seconds", "loss", "bytes_out", "messages_out", *SPENT]
+        assert [line["tokens"] for line in metrics] == [16 * step for step in range(1, 21)]  # of both workers
+        for key in ("seconds", "bytes_out", "messages_out"):
+            assert all(a[key] <= b[key] for a, b in itertools.pairwise(metrics)), key
+    summary = json.loads((run / "summary.json").read_text())
+    told = {"name": "topk", "workers": 2, "measured_on": "paced", "steps": 20, "tokens": 320, "stopped": None}
+    assert {key: summary[key] for key in told} == told
+    assert summary["parameters"] == sum(t.numel() for n, t in checkpoint(run, 20, 0)[0].items() if n[:6] == "model/")
+    assert sum(summary[key] for key in SPENT) == pytest.approx(summary["seconds"], rel=0.2)
+    evals = lines(run / "evals.jsonl")
+    assert evals[-1]["step"] == 20
+    assert all(math.isfinite(point["eval_loss"]) for point in evals)
+    assert summary["eval_loss"] == pytest.approx(evals[-1]["eval_loss"])
+    assert json.loads((run / "worker-1.json").read_text())["bytes_out_in_all"] > summary["bytes_out"]
+    assert checkpoint(run, 20, 1)[1]["step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("end", "steps"), [({"steps": 7}, 7), ({"tokens": 100}, 7), ({"tokens": 112}, 7), ({"tokens": 113}, 8)]
+)
+def test_a_run_of_so_many_steps_or_tokens_has_exactly_as_many(end, steps, tmp_path, monkeypatch):
+    for attempt in range(3):  # the workers agree on the last step, and no race may add one
+        run = run_here(monkeypatch, recipe("alone", **end), tmp_path / str(attempt))
+        assert json.loads((run / "summary.json").read_text())["steps"] == steps
+
+
+def test_workers_of_very_different_speed_end_after_the_same_step(tmp_path, monkeypatch):
+    slow = recipe("alone", seconds=0.3, options={"wait": 0.02}, workers=3)
+    run = run_here(monkeypatch, slow, tmp_path)
+    last = {lines(run / name)[-1]["step"] for name in ("metrics.jsonl", "metrics-1.jsonl", "metrics-2.jsonl")}
+    assert len(last) == 1
+
+
+def test_a_finished_run_that_is_resumed_takes_no_step_more(tmp_path, monkeypatch):
+    run = run_here(monkeypatch, recipe(steps=5), tmp_path)
+    before = checkpoint(run, 5, 1)
+    run_here(monkeypatch, recipe(steps=5), run)
+    assert equal(before, checkpoint(run, 5, 1)) == []
+    assert len(lines(run / "metrics.jsonl")) == 5
+
+
+def test_a_method_that_did_not_come_to_its_first_exchange_is_metered_at_nothing(tmp_path, monkeypatch):
+    long = recipe("diloco", steps=3).replace(settings={"every": 500})
+    run = run_here(monkeypatch, long, tmp_path)
+    run_here(monkeypatch, long.replace(steps=6), run)
+    assert json.loads((run / "summary.json").read_text())["bytes_out"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("raise", "worker 1, step 5: batches failed: KeyError: 'row 17' .*mine.py:"),
+        ("nan", "worker 1, step 5: the loss is nan; all parameters are finite"),
+        ("shape", r"worker 1, step 5: loss must return a single number, got a tensor of shape \[8\]"),
+    ],
+)
+def test_what_goes_wrong_in_a_workload_names_worker_and_step(wrong, told, tmp_path, monkeypatch):
+    with pytest.raises(WorkloadError, match=told):
+        run_here(monkeypatch, recipe("alone", steps=9, options={"wrong": wrong}), tmp_path)
