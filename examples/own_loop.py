@@ -1,6 +1,6 @@
 """laconic in a training loop of one's own: two workers fit a small regression together.
 
-    torchrun --nproc-per-node 2 examples/own_loop.py
+torchrun --nproc-per-node 2 examples/own_loop.py
 """
 
 import torch
