@@ -24,13 +24,14 @@ def heading(what: str) -> None:
 
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "")
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in info if "model name" in line), "")
     print(f"{what}\n  command  python {' '.join(sys.argv)}\n  commit   {commit}, torch {torch.__version__}")
     print(f"  machine  {os.cpu_count()} x {model or platform.machine()}\n", flush=True)
 
 
 def workers(count: int, script: str, *arguments: str, timeout: float = 900.0) -> list[Any]:
-    """Run ``script`` once a worker with torchrun's environment; the JSON each wrote to the path in its last argument."""
+    """Run ``script`` once a worker with torchrun's environment; what each wrote to its last argument, as JSON."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

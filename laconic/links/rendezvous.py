@@ -27,7 +27,7 @@ def rendezvous(timeout: float, room: str = "links") -> tuple[int, int, Any]:
             "or set them by hand"
         )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if dist.is_initialized():
+    if dist.is_initialized() and room == "links":
         return rank, size, PrefixStore(f"laconic/{room}", _get_default_store())
     # torchrun keeps the store in its own process, so that it outlives any worker; without it, worker 0 does.
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -35,7 +35,7 @@ def rendezvous(timeout: float, room: str = "links") -> tuple[int, int, Any]:
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         size,
-        is_master=rank == 0 and not hosted and room == "links",
+        is_master=rank == 0 and not hosted and room == "links",  # other rooms come second
         timeout=timedelta(seconds=timeout),
         wait_for_workers=False,
     )
