@@ -139,7 +139,8 @@ def ddp(compress: Compress = None, feedback: bool = True, combine: Combine = Non
 def ddp_half(kind: str = "fp16", combine: Combine = None) -> Sync:
     """Data-parallel training with 16-bit gradients.
 
-    kind: fp16 (finer, up to 65504) or bf16 (float32's range; gloo cannot sum it, so a ring over TCP does).
+    kind: fp16 (finer, up to 65504) or bf16 (float32's range; gloo cannot sum it, so a ring over TCP does); combine: the
+    rule.
     """
     return every_step(everyone(half(kind), _rule(combine)))
 
@@ -160,7 +161,8 @@ def topk_method(
 ) -> Sync:
     """Send the largest entries of the gradient and keep the rest for later.
 
-    density: share of entries sent; feedback: keep what is not; compress: another compressor in Top-k's place.
+    density: share of entries sent; feedback: keep what is not; compress: another compressor in Top-k's place; combine:
+    the rule.
     """
     return every_step(everyone(_compressor(compress, topk(density), feedback), _rule(combine)))
 
@@ -188,9 +190,10 @@ def dgc(
 ) -> Sync:
     """Deep Gradient Compression: 99.9 % sparse gradients, with the four parts that keep the dense run's accuracy.
 
-    momentum: carried by the method, so the optimizer has none; masking: clear the momentum of what was sent;
-    clip: bound on the norm of a worker's gradient, none to switch off; warmup_steps: over which the density falls from
-    warmup_start, 0 to switch off; compress: another compressor in Top-k's place.
+    density: share of entries sent, after the warm-up; momentum: carried by the method, so the optimizer has none;
+    masking: clear the momentum of what was sent; clip: bound on the gradient's norm, on each worker's own times the
+    root of their number, none to switch off; warmup_steps: over which the density falls from warmup_start, 0 to switch
+    off; warmup_start: the density at first; compress: another compressor in Top-k's place; combine: the rule.
     """
     sparse = warm_up(topk, density, max(density, warmup_start), warmup_steps)
     if compress is not None:

@@ -15,6 +15,7 @@ import typer
 from laconic import __version__
 from laconic.cli.app import app
 from laconic.methods import METHODS
+from laconic.recipe import read_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,6 +53,14 @@ def test_examples_that_are_not_run_parse_and_say_why(page):
             assert kind == NO_RUN, f"{page.name}: a fence is called {kind!r}"
             assert re.match(r"# no-run: \w+", text), f"{page.name}: say why in the first line:\n{text}"
             ast.parse(text)
+
+
+@every_page
+def test_recipes_can_be_read_and_made(page, tmp_path):
+    for kind, text in blocks(page):
+        if kind == "toml":
+            (tmp_path / "recipe.toml").write_text(text)
+            read_recipe(tmp_path / "recipe.toml").checked()
 
 
 @every_page
