@@ -82,11 +82,14 @@ def _tried(recipe: Recipe) -> int:
     return sum(p.numel() for p in attached.model.parameters())
 
 
-def check_room(folder: Path, recipe: Recipe, parameters: int) -> None:
-    """Refuse a disk without room for two checkpoints of every worker.
+def check_room(folder: Path, recipe: Recipe, parameters: int, *, resume: bool = False) -> None:
+    """Make the folder; refuse one that holds a run, and a disk without room for two checkpoints of every worker.
 
     Raises: ConfigError.
     """
+    for name in ("metrics.jsonl", "checkpoint", "comparison.json"):
+        if not resume and (folder / name).exists():
+            raise ConfigError(f"{folder} holds a run already ({name}); choose another folder, or go on by --resume")
     place = folder
     while not place.exists():
         place = place.parent
@@ -94,6 +97,10 @@ def check_room(folder: Path, recipe: Recipe, parameters: int) -> None:
     free = shutil.disk_usage(place).free
     if need > free:
         raise ConfigError(f"{folder}: needs {need / 2**20:.0f} MiB for checkpoints, {free / 2**20:.0f} MiB are free")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def launch(
@@ -113,12 +120,10 @@ def launch(
     Raises: RunFailed with a worker's own error; ConfigError for a port in use, a folder that cannot be written, or one
             that holds a run already; KeyboardInterrupt after an interruption, once nothing runs any more.
     """
-    if not resume and ((folder / "metrics.jsonl").exists() or (folder / "checkpoint").exists()):
-        raise ConfigError(f"{folder} holds a run already; go on with it (--resume), or choose another folder")
+    check_room(folder, recipe, 0, resume=resume)
     if recipe.on != "testbed":
-        port = _port(port)
+        port = usable(port)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(recipe.to_toml())
         for old in [*folder.glob("error-*.json"), folder / "summary.json"]:
             old.unlink(missing_ok=True)
@@ -303,15 +308,18 @@ def die_with_parent() -> None:
             pass
 
 
-def _port(wanted: int) -> int:
-    """``wanted`` if it can be used, or a free one for 0."""
+def usable(port: int) -> int:
+    """``port`` if it can be used, or a free one for 0.
+
+    Raises: ConfigError.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             why = error.strerror if isinstance(error, OSError) else "ports go from 1 to 65535"
-            raise ConfigError(f"port {wanted} cannot be used: {why}; choose another, or none") from None
+            raise ConfigError(f"port {port} cannot be used: {why}; choose another, or none") from None
         return int(probe.getsockname()[1])
 
 

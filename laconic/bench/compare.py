@@ -7,6 +7,7 @@ can compute and what the network costs are told apart.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from laconic.errors import ConfigError
 from laconic.launch import RunFailed, Watch, check_room, launch, prepare
 from laconic.methods import build, get
 from laconic.recipe import Recipe, read_settings
+from laconic.sync.streaming import deal
+from laconic.workloads import load
 
 PLAIN = "ddp"
 IDEAL_SHARE, IDEAL_LEAST, IDEAL_MOST = 0.25, 4.0, 12.0  # seconds of the ideal, as a share of a method's and bounded
@@ -74,6 +77,7 @@ def compare(
 
     Raises: ConfigError before anything starts; RunFailed when a way fails.
     """
+    methods = {name: _divided(recipe, name, settings, tell) for name, settings in methods.items()}
     for name, settings in methods.items():
         parameters = prepare(recipe.replace(method=name, settings=settings))
     check_room(folder, recipe, parameters * len(methods))
@@ -111,6 +115,22 @@ def fit(name: str, settings: dict[str, Any], steps: float) -> tuple[dict[str, An
     if not said:
         return fitted, ""
     return fitted, f"{name}: {' and '.join(said)}, for a run of about {units.count(round(steps))} steps"
+
+
+def _divided(recipe: Recipe, name: str, settings: dict[str, Any], tell: Told) -> dict[str, Any]:
+    """Fewer fragments, where they were not set and the model has not so many blocks; and say so."""
+    fragments = get(name).defaults.get("fragments", 1)
+    if "fragments" in settings or fragments == 1:
+        return settings
+    names = [key for key, p in load(recipe.workload, recipe.options).make_model().named_parameters() if p.requires_grad]
+    for fewer in range(fragments, 0, -1):
+        with contextlib.suppress(ConfigError):
+            deal(names, fewer, "strided")
+            break
+    if fewer == fragments:
+        return settings
+    tell(f"{name}: fragments={fewer} in place of {fragments}, for a model of so few blocks")
+    return settings | {"fragments": fewer}
 
 
 def conclude(recipe: Recipe, folder: Path, runs: Sequence[Path], ideal: dict[str, Any]) -> dict[str, Any]:
@@ -210,8 +230,6 @@ def _expected_steps(recipe: Recipe, step_seconds: float) -> float:
         return recipe.steps
     if recipe.seconds is not None:
         return recipe.seconds / step_seconds
-    from laconic.workloads import load
-
     workload = load(recipe.workload, recipe.options)
     batch = next(iter(workload.batches("train", 0, recipe.workers, recipe.seed)))
     return (recipe.tokens or 0) / (workload.tokens(batch) * recipe.workers)

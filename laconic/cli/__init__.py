@@ -11,7 +11,7 @@ def main() -> None:
     from laconic.errors import LaconicError
 
     try:
-        app()
+        app(prog_name="laconic")
     except LaconicError as error:
         from rich.console import Console
 

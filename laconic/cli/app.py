@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from laconic.recipe import Recipe
 
 DEFAULT_SECONDS = 30.0
+HELP = """Train neural networks over links that are slow, uneven or failing, and see which way of communicating pays.
+
+\b
+  laconic compare shakespeare --methods ddp,dgc,streaming-diloco --link 20mbit
+  laconic train shakespeare --method streaming-diloco --link 20mbit --seconds 60
+  laconic methods streaming-diloco
+
+Each command has more examples: laconic COMMAND --help
+"""
 app = typer.Typer(
-    help="Train neural networks over links that are slow, uneven or failing: train, and compare ways of communicating.",
+    help=HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -68,7 +77,7 @@ Timeout = Annotated[float, typer.Option("--timeout", help="seconds of silence af
 Out = Annotated[Path | None, typer.Option("--out", help="the run folder (default: a new one in runs/)")]
 
 
-@app.command()
+@app.command(short_help="Train a workload one way.")
 def train(
     context: typer.Context,
     workload: Annotated[
@@ -112,7 +121,7 @@ def train(
     On a cluster, put laconic.attach into your own script and start that with torchrun, Slurm or Kubernetes.
     """
     from laconic.cli.remarks import interrupted, remarks
-    from laconic.launch import check_room, launch, prepare
+    from laconic.launch import check_room, launch, prepare, usable
     from laconic.recipe import Recipe, read_recipe, read_settings
 
     fields: dict[str, Any] = {
@@ -157,7 +166,8 @@ def train(
             plan = plan.replace(seconds=DEFAULT_SECONDS)
         folder = out or _new_folder(f"{Path(plan.workload).stem}-{plan.method.split('(')[0]}")
     parameters = prepare(plan)
-    check_room(folder, plan, parameters)
+    port = usable(port)
+    check_room(folder, plan, parameters, resume=resume is not None)
     from laconic.cli.progress import following
 
     _say(f"{plan.workload}: {parameters:,} parameters, {plan.workers} workers, {plan.method}, into {folder}")
@@ -172,7 +182,7 @@ def train(
     _finish([folder], folder)
 
 
-@app.command()
+@app.command(short_help="Train it several ways, and say which pays.")
 def compare(
     context: typer.Context,
     workload: Workload,
@@ -249,7 +259,7 @@ def compare(
     _finish([folder], folder)
 
 
-@app.command()
+@app.command(short_help="List the ways, or show one in full.")
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
     parameters: Annotated[float, typer.Option("--params", help="price the wire for a model of this size")] = 1e7,
@@ -258,24 +268,36 @@ def methods(
     """List the named methods, or show one: its six choices, settings with defaults, wire cost and source.
 
     The wire cost is found by running the method itself on tensors without data.
+
+    \b
+      laconic methods
+      laconic methods powersgd --params 1e8 --workers 8
     """
     from laconic.cli.describe import describe, listing
 
     _say(listing() if name is None else describe(name, int(parameters), workers))
 
 
-@app.command()
+@app.command(short_help="Write a page about runs.")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, or the folder of a comparison")],
     out: Annotated[Path | None, typer.Option("--out", help="the page (default: report.html in the folder)")] = None,
 ) -> None:
-    """Write one self-contained report.html: loss over time, tokens and bytes; where the seconds went; the recipes."""
+    """Write one self-contained report.html: loss over time, tokens and bytes; where the seconds went; the recipes.
+
+    \b
+      laconic report runs/compare-shakespeare-1
+      laconic report runs/shakespeare-ddp-1 runs/shakespeare-dgc-1 --out both.html
+    """
     from laconic.bench.report import write_report
 
     _say(f"report: {write_report(runs, out)}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    short_help="Make hosts with shaped links, and run a command on each.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def testbed(
     context: typer.Context,
     workers: Workers = 2,
