@@ -156,5 +156,5 @@ def test_the_readmes_script_runs_under_torchrun():
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"^worker 0: loss \d\.\d+, [\d,]+ bytes sent$", done.stdout, re.MULTILINE), done.stdout
-    assert "worker 1:" in done.stdout
+    for worker in (0, 1):  # anywhere: two workers that print at once may share a line
+        assert re.search(rf"worker {worker}: loss \d\.\d+, [\d,]+ bytes sent", done.stdout), done.stdout
