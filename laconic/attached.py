@@ -8,7 +8,7 @@ order is the same on every worker, whatever order the gradients came in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,7 +139,8 @@ class Attached:
         self._synchronized = False
         if self.sync.after_step is None:
             return
-        updates, state = self.sync.after_step(self.params, self._state, self.link)
+        with self._naming(self.names, self.params, "parameter"):
+            updates, state = self.sync.after_step(self.params, self._state, self.link)
         with torch.no_grad():  # only now, when nothing can fail any more
             for i, value in updates.items():
                 self.params[i].copy_(value)
@@ -156,7 +157,8 @@ class Attached:
         if self.sync.by_bucket:
             for bucket in self._buckets[self._next :]:
                 self._launch(bucket)
-            results = [bucket.handle.result() for bucket in self._buckets if bucket.handle]
+            with self._naming(self.names, [p.grad for p in self.params], "gradient"):
+                results = [bucket.handle.result() for bucket in self._buckets if bucket.handle]
             for bucket in self._buckets:
                 self._untouched(bucket)
             for bucket, (grads, state) in zip(self._buckets, results, strict=True):
@@ -167,7 +169,8 @@ class Attached:
             self._next = 0
         else:
             run = self.sync.after_backward
-            grads, self._state = self.link.start(run, _grads(self.params), self._state, self.link).result()
+            with self._naming(self.names, [p.grad for p in self.params], "gradient"):
+                grads, self._state = self.link.start(run, _grads(self.params), self._state, self.link).result()
             _give(self.params, grads)
         self._synchronized = True
 
@@ -240,6 +243,16 @@ class Attached:
         self._state = parts["sync"]
         for bucket, state in zip(self._buckets, parts["buckets"], strict=True):
             bucket.state = state
+
+    @contextmanager
+    def _naming(self, names: list[str], tensors: Sequence[Tensor | None], what: str) -> Iterator[None]:
+        """Say which worker's which tensor a compressor found not to be finite."""
+        try:
+            yield
+        except NotANumber as error:
+            pairs = zip(names, tensors, strict=True)
+            bad = next((n for n, t in pairs if t is not None and not bool(torch.isfinite(t).all())), "of the residual")
+            raise NotANumber(f"worker {self.link.rank}: {what} {bad} is not finite ({error})") from error
 
     # -- buckets ---------------------------------------------------------------------------------------------
 

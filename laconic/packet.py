@@ -22,7 +22,7 @@ from laconic.errors import PacketError
 
 MAGIC = b"LCNC"
 VERSION = 1
-FRAME = struct.Struct("<4sHHIIQ")  # magic, version, number of packets, reserved, CRC-32 of the body, body bytes
+FRAME = struct.Struct("<4sHHIIQ")  # magic, version, reserved, number of packets, CRC-32 of the body, body bytes
 ALIGN = 8  # every tensor starts on a multiple of this, so that it can be read where it lies
 MAX_MESSAGE = 1 << 36
 
@@ -93,7 +93,7 @@ def to_bytes(message: Sequence[Packet]) -> Tensor:
             buffer[at + nbytes : at + _padded(nbytes)] = 0
             at += _padded(nbytes)
     body = raw_bytes(buffer)[FRAME.size :]
-    frame = FRAME.pack(MAGIC, VERSION, len(message), 0, zlib.crc32(body), len(body))
+    frame = FRAME.pack(MAGIC, VERSION, 0, len(message), zlib.crc32(body), len(body))
     buffer[: FRAME.size] = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
     return buffer
 
@@ -108,7 +108,7 @@ def from_bytes(buffer: Tensor | bytes | bytearray) -> Message:
     if buffer.numel() < FRAME.size:
         raise PacketError(f"message: {buffer.numel()} bytes are fewer than the {FRAME.size} of a frame")
     raw = raw_bytes(buffer)
-    magic, version, count, reserved, checksum, nbytes = FRAME.unpack(raw[: FRAME.size])
+    magic, version, reserved, count, checksum, nbytes = FRAME.unpack(raw[: FRAME.size])
     if magic != MAGIC or reserved:
         raise PacketError(f"message: it starts with {bytes(magic)!r}, not {MAGIC!r}; is the other end laconic?")
     if version != VERSION:

@@ -268,12 +268,17 @@ class Worker:
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         with open(self.folder / "evals.jsonl", "a") as out:
             for point in self.points:
-                self.model.load_state_dict(state | point.pop("weights"))
+                self._put(point.pop("weights"))
                 out.write(json.dumps(point | {"eval_loss": self._held_out(curve)}) + "\n")
                 out.flush()
         final = self._held_out(batches)
         self.model.load_state_dict(state)
         return final
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self.model.get_parameter(name).copy_(value)  # a tied parameter has one name here, and two in a state_dict
 
     @torch.no_grad()
     def _held_out(self, batches: list[Any]) -> float:
@@ -290,9 +295,8 @@ class Worker:
         mine |= {"bytes_out": int(counts["bytes_out"]), "messages_out": int(counts["messages_out"])}
         mine["bytes_out_in_all"] = self.link.meter.bytes_out  # of this process, from the first weights to the last
         (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(mine))
-        self.link.timeout = max(
-            self.link.timeout, EVALUATION_SECONDS
-        )  # worker 0 may take longer than a peer in training
+        # Worker 0 may take longer to evaluate than a peer may be silent in training.
+        self.link.timeout = max(self.link.timeout, EVALUATION_SECONDS)
         self.link.barrier()
         if self.rank != 0:
             return

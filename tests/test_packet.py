@@ -114,7 +114,7 @@ def test_a_dtype_without_a_code_is_refused_by_name():
 
 def sealed(body, count=1, **frame):
     """A message with a right checksum around any body, so that a test reaches what lies behind the checksum."""
-    given = {"magic": MAGIC, "version": VERSION, "count": count, "zero": 0, "crc": zlib.crc32(body), "n": len(body)}
+    given = {"magic": MAGIC, "version": VERSION, "zero": 0, "count": count, "crc": zlib.crc32(body), "n": len(body)}
     return FRAME.pack(*(given | frame).values()) + body
 
 

@@ -25,7 +25,7 @@ from laconic.workloads import load
 
 PLAIN = "ddp"
 IDEAL_SHARE, IDEAL_LEAST, IDEAL_MOST = 0.25, 4.0, 12.0  # seconds of the ideal, as a share of a method's and bounded
-ROUNDS = 16  # synchronisations that a run should have at least
+ROUNDS = 24  # synchronisations that a run should have at least
 WARM = 20  # a run is this many times longer than its warm-up, at least
 KEYS = ("steps", "tokens", "seconds", "loss", "eval_loss", "bytes_out", "messages_out")
 SECONDS = ("seconds_computing", "seconds_compressing", "seconds_waiting")
@@ -108,7 +108,7 @@ def fit(name: str, settings: dict[str, Any], steps: float) -> tuple[dict[str, An
     """
     defaults, fitted, said = get(name).defaults, dict(settings), []
     fragments = fitted.get("fragments", defaults.get("fragments", 1))
-    for key, bound in (("every", max(4 * fragments, steps / ROUNDS)), ("warmup_steps", steps / WARM)):
+    for key, bound in (("every", max(2 * fragments, steps / ROUNDS)), ("warmup_steps", steps / WARM)):
         if key in defaults and key not in settings and defaults[key] > bound:
             fitted[key] = max(1, round(bound))
             said.append(f"{key}={fitted[key]} in place of {defaults[key]}")

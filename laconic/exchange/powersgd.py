@@ -35,11 +35,13 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
 
     Wire:   two all-reduces, of ``rank (n + m)`` values a matrix; exact tensors ride on the first.
     Law:    sum of results + mean residual == sum of mean inputs. With ``rank >= min(n, m)`` the mean is exact.
-    Raises: ConfigError unless ``rank >= 1``; NotANumber if a matrix holds NaN or infinity.
+    Raises: ConfigError unless ``rank >= 1`` and ``min_rate > 0``; NotANumber if a matrix holds NaN or infinity.
     Source: Vogels et al. 2019, arXiv:1905.13727, algorithm 1; the residual of their later package.
     """
     if rank < 1:
         raise ConfigError(f"powersgd: rank must be at least 1, got {rank}")
+    if not min_rate > 0:
+        raise ConfigError(f"powersgd: min_rate must be positive, got {min_rate}")
 
     def matrix(tensor: Tensor) -> Tensor | None:
         if tensor.dim() < 2 or not tensor.numel():

@@ -9,7 +9,6 @@ monotonic one: all workers must be on one machine (on several, the network is wh
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 from laconic.errors import ConfigError
@@ -40,10 +39,10 @@ class PacedLink(TcpLink):
         self._reckoning = threading.Lock()
         super().__init__(rank, size, store, timeout=timeout, host="127.0.0.1")
 
-    def _departure(self, to: int, nbytes: int) -> tuple[int, int]:
+    def _departure(self, to: int, nbytes: int, asked: int) -> tuple[int, int]:
         mine, pair = self.network.connections[self.rank], self.network.link(self.rank, to)
         with self._reckoning:
-            start = max(time.monotonic_ns(), self._up_free)
+            start = max(asked, self._up_free)
             self._up_free = start + nbytes / mine.up * NANO
             begin = max(start, self._pair_free[to])
             self._pair_free[to] = max(self._up_free, begin + nbytes / pair.up * NANO)

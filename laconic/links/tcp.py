@@ -15,16 +15,18 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from laconic.errors import ConfigError, PacketError, PeerLost, PeerTimeout
+from laconic.errors import ConfigError, PacketError, PeerError, PeerLost, PeerTimeout
 from laconic.links.base import PATIENCE, Link
 from laconic.packet import MAX_MESSAGE, Message, from_bytes, raw_bytes, to_bytes
 
 ENVELOPE = struct.Struct("<QQ")  # bytes that follow, nanoseconds of the monotonic clock (0: now)
-PING, PONG = (1 << 64) - 1, (1 << 64) - 2  # lengths that no message has
+PING, PONG, BYE = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3  # lengths that no message has
+GLANCE = 0.2  # seconds between looks at the other peers while a collective waits for one
 HELLO = struct.Struct("<8sI16s")
 HELLO_MAGIC = b"laconic1"
 ROLL_CALL = 3.0
@@ -41,6 +43,8 @@ class Peer:
         self.heard = time.monotonic()  # the last moment at which any byte came
         self.answered = threading.Event()
         self.lost: str | None = None
+        self.lost_at = 0.0
+        self.left = False  # it said goodbye: it is gone, but not because something broke
 
     def read(self) -> None:
         """Read messages until the connection ends; runs on a thread of its own."""
@@ -52,11 +56,14 @@ class Peer:
                         self.connection.sendall(ENVELOPE.pack(PONG, 0))
                 elif length == PONG:
                     self.answered.set()
+                elif length == BYE:
+                    self.left = True
                 elif length > MAX_MESSAGE:
                     raise PacketError(f"it announced a message of {length} bytes")
                 else:
                     self.inbox.put((self._take(length), due))
         except (OSError, PacketError, MemoryError) as error:
+            self.lost_at = time.monotonic()
             self.lost = str(error) or type(error).__name__
             self.inbox.put(None)
 
@@ -86,6 +93,8 @@ class TcpLink(Link):
         super().__init__(rank, size, timeout)
         self._peers: dict[int, Peer] = {}
         self._closed = False
+        self._store = store  # worker 0's may be the server, which others still ask when worker 0 has met everyone
+        self._together = False  # in a collective, where any one worker's end is the end for all
         if size > 1:
             self._meet(store, host or own_address())
 
@@ -133,10 +142,11 @@ class TcpLink(Link):
 
     def send(self, message: Message, to: int) -> None:
         """Send a message; returns once the operating system (or the paced link) has taken all of it."""
+        asked = time.monotonic_ns()
         with self.meter.compressing():
             body = to_bytes(message)
         nbytes = ENVELOPE.size + body.numel()
-        left, due = self._departure(to, nbytes)
+        left, due = self._departure(to, nbytes, asked)
         peer = self._peers[to]
         try:
             with peer.sending:
@@ -161,9 +171,11 @@ class TcpLink(Link):
             while True:
                 left = max(asked, peer.heard) + patience - time.monotonic()
                 try:
-                    item = peer.inbox.get(timeout=max(0.001, left))
+                    item = peer.inbox.get(timeout=max(0.001, min(left, GLANCE) if self._together else left))
                     break
                 except queue.Empty:
+                    if self._together and self._crashed():
+                        raise PeerLost(f"worker {self.rank}: worker {source} does not go on", source) from None
                     if time.monotonic() - max(asked, peer.heard) >= patience:
                         raise PeerTimeout(
                             f"worker {self.rank}: nothing from worker {source} for {patience:g} s", source
@@ -171,21 +183,64 @@ class TcpLink(Link):
             if item is None:
                 peer.inbox.put(None)
                 raise PeerLost(f"worker {self.rank}: worker {source} is gone: {peer.lost}", source)
-            body, due = item
-            nbytes = ENVELOPE.size + body.numel()
-            if due:
-                _sleep_until(self._arrival(source, nbytes, due))
-        self.meter.received(nbytes)
+        body, due = item
+        nbytes = ENVELOPE.size + body.numel()
+        ready = self._arrival(source, nbytes, due) if due else 0
         with self.meter.compressing():
-            return from_bytes(body)
+            message = from_bytes(body)
+        if ready:
+            with self._waiting():
+                _sleep_until(ready)
+        self.meter.received(nbytes)
+        return message
 
-    def _departure(self, to: int, nbytes: int) -> tuple[int, int]:
+    def _departure(self, to: int, nbytes: int, asked: int) -> tuple[int, int]:
         """When my end has sent it, and when it may be delivered; nanoseconds of the monotonic clock, 0 for now."""
         return 0, 0
 
     def _arrival(self, source: int, nbytes: int, due: int) -> int:
         """When my end has taken in all of it."""
         return due
+
+    # -- collectives -----------------------------------------------------------------------------------------
+
+    def all_gather(self, message: Message) -> list[Message]:
+        """Everyone's message, in rank order, mine as it is."""
+        with self._naming():
+            return super().all_gather(message)
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of everyone's ``tensor``, by a ring."""
+        with self._naming():
+            return super().all_reduce(tensor)
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name who is gone: in a ring that may be another than the neighbour, who waits in vain just as I do."""
+        if self._together:
+            yield
+            return
+        self._together = True
+        try:
+            yield
+        except PeerError as error:
+            crashed = self._crashed()
+            if crashed is not None:
+                raise PeerLost(
+                    f"worker {self.rank}: worker {crashed.rank} is gone: {crashed.lost}", crashed.rank
+                ) from error
+            missing = self.roll_call() if isinstance(error, PeerTimeout) else {}
+            if missing and error.peer not in missing:
+                peer, why = min(missing.items())
+                raise PeerTimeout(f"worker {self.rank}: nothing from worker {peer}: {why}", peer) from error
+            raise
+        finally:
+            self._together = False
+
+    def _crashed(self) -> Peer | None:
+        """The peer that was the first to go without a goodbye."""
+        crashed = [peer for peer in self._peers.values() if peer.lost and not peer.left]
+        return min(crashed, key=lambda peer: peer.lost_at, default=None)
 
     # -- faults ----------------------------------------------------------------------------------------------
 
@@ -219,6 +274,10 @@ class TcpLink(Link):
             return
         self._closed = True
         for peer in self._peers.values():
+            if peer.sending.acquire(blocking=False):  # else a message is half out, and a goodbye would be part of it
+                with contextlib.suppress(OSError):
+                    peer.connection.send(ENVELOPE.pack(BYE, 0), socket.MSG_DONTWAIT)
+                peer.sending.release()
             with contextlib.suppress(OSError):
                 peer.connection.shutdown(socket.SHUT_WR)
         for peer in self._peers.values():
