@@ -329,7 +329,7 @@ def noloco(
     """NoLoCo: an outer step with one random partner; no collective, nobody waits for everyone.
 
     every: H; lr, momentum: the outer step's; mixing: the pull towards the pair's mean, lr if not given; compress: int8
-    or half, say.
+    or half, say; combine: only mean.
     """
     rule = _rule(combine)
     if rule is not None and rule.weight != 1.0:

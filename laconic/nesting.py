@@ -10,7 +10,7 @@ import ast
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from laconic.errors import ConfigError, LaconicError, unknown
 
@@ -80,6 +80,7 @@ def bind(what: str, function: Callable[..., Any], args: Sequence[Any], kwargs: d
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError as error:
         raise ConfigError(f"{what}: {error}; it takes {inspect.signature(function)}") from None
+    _check_parts(what, function, bound.arguments)
     try:
         return function(*bound.args, **bound.kwargs)
     except LaconicError:
@@ -87,6 +88,18 @@ def bind(what: str, function: Callable[..., Any], args: Sequence[Any], kwargs: d
     except (TypeError, AttributeError, ValueError) as error:
         given = ", ".join(f"{k}={v!r}" for k, v in bound.arguments.items())
         raise ConfigError(f"{what}: cannot be made with {given}: {error}") from error
+
+
+def _check_parts(what: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Refuse a part in another's place, diloco(every_step()) say, some of whose fields might happen to fit."""
+    hints = get_type_hints(function)
+    for key, value in arguments.items():
+        kinds = [hints[key], *get_args(hints[key])] if key in hints else []
+        wanted = [kind for kind in kinds if hasattr(kind, "_fields")]
+        for part in value if type(value) is tuple else (value,):
+            if hasattr(part, "_fields") and kinds and type(part) not in wanted:
+                names = " or ".join(kind.__name__.lower() for kind in wanted) or "a plain value"
+                raise ConfigError(f"{what}: {key} is {part.name} ({type(part).__name__.lower()}); wanted: {names}")
 
 
 def _value(node: ast.expr, text: str) -> Any:
