@@ -1,0 +1,89 @@
+"""The lane: first in, first out, one at a time, and nothing after an error."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from laconic.links.background import Lane
+from laconic.links.meter import Meter
+
+
+def test_what_is_started_runs_in_order_one_at_a_time_on_one_thread():
+    lane, running, order, threads = Lane(Meter()), threading.Lock(), [], set()
+
+    def work(n):
+        assert running.acquire(blocking=False), "two at once"
+        order.append(n)
+        threads.add(threading.get_ident())
+        running.release()
+        return n * n
+
+    handles = [lane.start(work, n) for n in range(50)]
+    assert [h.result() for h in handles] == [n * n for n in range(50)]
+    assert order == list(range(50))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    lane.close()
+
+
+def test_the_caller_goes_on_while_the_lane_works():
+    lane, gate = Lane(Meter()), threading.Event()
+    handle = lane.start(lambda: gate.wait(10))
+    assert not handle.done()
+    gate.set()
+    assert handle.result() is True
+    assert handle.done()
+    lane.close()
+
+
+def test_an_error_is_raised_to_whoever_asks_and_what_was_queued_behind_it_does_not_run():
+    lane, gate, ran = Lane(Meter()), threading.Event(), []
+
+    def fail():
+        gate.wait(10)
+        raise OSError("the wire is cut")
+
+    handles = [lane.start(lambda: "before"), lane.start(fail), lane.start(ran.append, 1)]
+    gate.set()
+    assert handles[0].result() == "before"
+    for _ in range(2):
+        for handle in handles[1:]:
+            with pytest.raises(OSError, match="the wire is cut"):
+                handle.result()
+    late = lane.start(ran.append, 2)
+    with pytest.raises(OSError, match="the wire is cut"):
+        late.result()
+    assert ran == []
+    lane.close()
+
+
+def test_the_time_waited_for_a_result_is_counted_and_what_was_hidden_is_not():
+    meter = Meter()
+    lane, gate = Lane(meter), threading.Event()
+    handle = lane.start(gate.wait, 10)
+    threading.Timer(0.05, gate.set).start()
+    handle.result()
+    waited = meter.seconds_waiting
+    assert 0.03 < waited < 5
+    handle.result()
+    assert meter.seconds_waiting == waited
+    lane.close()
+
+
+def test_waiting_leaves_out_what_another_thread_compressed_meanwhile():
+    meter = Meter()
+    with meter.waiting():
+        start = time.perf_counter()
+        with meter.compressing():
+            while time.perf_counter() < start + 0.05:
+                pass
+    assert meter.seconds_compressing >= 0.05
+    assert meter.seconds_waiting < 0.04
+
+
+def test_the_lane_computes_with_as_many_threads_as_its_starter():
+    lane = Lane(Meter())
+    assert lane.start(torch.get_num_threads).result() == torch.get_num_threads() == 1
+    lane.close()
