@@ -125,7 +125,7 @@ def launch(
         port = usable(port)
     try:
         (folder / "recipe.toml").write_text(recipe.to_toml())
-        for old in [*folder.glob("error-*.json"), folder / "summary.json"]:
+        for old in [*folder.glob("error-*.json"), *folder.glob("worker-*.pid"), folder / "summary.json"]:
             old.unlink(missing_ok=True)
         (folder / "log.txt").touch()
     except OSError as error:
@@ -190,9 +190,7 @@ def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch |
                 if interrupted:
                     raise
                 interrupted = True
-                for worker in workers:
-                    with contextlib.suppress(ProcessLookupError):
-                        worker.send_signal(signal.SIGINT)
+                _interrupt(workers, folder)
                 _wait(workers, GRACE_SECONDS)
     finally:
         _end(workers)
@@ -205,6 +203,17 @@ def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch |
         if killed and (not errors or errors[0]["peer"]):
             message = f"{message}; {killed}" if errors else killed
         raise RunFailed(message if errors else f"{message}; see {folder / 'log.txt'}")
+
+
+def _interrupt(workers: list[subprocess.Popen[bytes]], folder: Path) -> None:
+    """Ask the run to end after a common step: those that train by themselves, for torchrun may miss a signal.
+
+    One is enough, for it asks the others; before any of them trains, what started them is told to stop.
+    """
+    training = [int(path.read_text() or 0) for path in folder.glob("worker-*.pid")]
+    for pid in [pid for pid in training if pid] or [worker.pid for worker in workers]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
 
 
 def _killed(folder: Path, started: int, workers: list[subprocess.Popen[bytes]]) -> str:

@@ -98,6 +98,8 @@ class Worker:
         """Train until the recipe's end, then measure what was reached."""
         for name in ("SIGTERM", "SIGINT"):
             signal.signal(getattr(signal, name), lambda *_: self.ending.ask("interrupted"))
+        ready = self.folder / f"worker-{self.rank}.pid"  # from now on an interruption ends this worker in good order
+        ready.write_text(str(os.getpid()))
         losses = self._train()
         self.attached.drain()
         self.trained = self._meter()
@@ -105,9 +107,12 @@ class Worker:
         self._save()
         final = None if self.ending.reason == "interrupted" else self._evaluate()
         self._summarise(losses, final)
+        if self.rank == 0:  # all have saved by now
+            checkpoint.tidy(self.folder, self.size)
         self.attached.detach()
         self.link.barrier()  # nobody leaves while another still reads
         self.link.close()
+        ready.unlink(missing_ok=True)
 
     # -- training --------------------------------------------------------------------------------------------
 

@@ -82,9 +82,7 @@ def train(
     context: typer.Context,
     workload: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[WORKLOAD]", help="shakespeare, fashion, adult, or a file of yours with three functions"
-        ),
+        typer.Argument(metavar="WORKLOAD", help="shakespeare, fashion, adult, or a file of yours with three functions"),
     ] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="a named method, or a nesting")] = "ddp",
     workers: Workers = 2,
@@ -261,7 +259,7 @@ def compare(
 
 @app.command(short_help="List the ways, or show one in full.")
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="one method, in full")] = None,
     parameters: Annotated[float, typer.Option("--params", help="price the wire for a model of this size")] = 1e7,
     workers: Workers = 2,
 ) -> None:

@@ -57,7 +57,7 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"checkpoint: cannot write {part}: {error}") from None
     if attached.link.rank == 0:
-        _tidy(run, attached.link.size)
+        tidy(run, attached.link.size)
     return part
 
 
@@ -127,7 +127,8 @@ def _steps(run: Path) -> dict[int, int]:
     return found
 
 
-def _tidy(run: Path, workers: int) -> None:
+def tidy(run: Path, workers: int) -> None:
+    """Drop the checkpoints that are older than the newest complete one."""
     last = newest(run, workers)
     for step in _steps(run):
         if last is not None and step < last:
