@@ -14,6 +14,7 @@ from laconic.launch import Watch
 from laconic.recipe import Recipe
 
 SMOOTHING = 0.9
+LONGEST = 72  # columns that a name and what is told can take, so that a line of 80 is not cut
 
 
 @contextmanager
@@ -23,12 +24,13 @@ def following(recipe: Recipe, quiet: bool = False) -> Iterator[Callable[[str], W
     Without a terminal it prints one line when a run has ended, and ``quiet`` nothing at all.
     """
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<17}"),
-        BarColumn(bar_width=18),
+    spare = console.width - LONGEST
+    columns = [
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=max(4, min(18, spare))),
         TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-    )
+        *([TimeElapsedColumn()] if spare > 18 else []),
+    ]
     progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
     plain = not quiet and not console.is_terminal
     followed: list[Follower] = []

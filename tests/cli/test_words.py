@@ -1,0 +1,94 @@
+"""What the command line says: methods in full, progress in one line, and remarks about a run that has ended."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from laconic.cli import progress
+from laconic.cli.describe import describe, listing, price
+from laconic.cli.remarks import interrupted, remarks
+from laconic.methods import CHOICES, METHODS
+from laconic.recipe import Recipe
+
+LINE = {"step": 50, "tokens": 12_345_678, "seconds": 12.3, "loss": 2.345678, "bytes_out": 98_765_432}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_in_full_has_its_six_choices_its_settings_its_price_and_its_source(name):
+    told = describe(name, 10**6, 2)
+    for choice in CHOICES:
+        assert f"\n  {choice} " in told
+    for setting, default in METHODS[name].defaults.items():
+        line = next(line for line in told.splitlines() if line.startswith(f"  {setting} ") and str(default) in line)
+        assert len(line.split(maxsplit=2)) == 3, f"{name}: {setting} is not explained"
+    assert METHODS[name].source in told
+    assert "cannot be priced" not in told
+    assert "1.05M parameters, 2 workers" in told or "1.00M parameters, 2 workers" in told
+
+
+def test_the_price_is_what_the_method_itself_sends():
+    assert "4.00 MB a step out of each" in price("ddp", 10**6, 2)
+    assert "2.00 MB a step" in price("ddp-half", 10**6, 2)
+    assert "0 B a step" in price("alone", 10**6, 2)
+
+
+def test_the_list_has_a_line_for_each_method():
+    lines = listing().splitlines()
+    for name, method in METHODS.items():
+        assert any(line.startswith(name) and line.endswith(method.summary) for line in lines)
+
+
+def followed(monkeypatch, width, terminal):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=width, no_color=True, legacy_windows=False)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    with progress.following(Recipe("shakespeare", "streaming-diloco", steps=100)) as watch:
+        watch("streaming-diloco")(LINE | {"seconds_waiting": 9.9})
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_progress_is_one_whole_line_of_loss_tokens_bytes_and_waiting(width, monkeypatch):
+    drawn = followed(monkeypatch, width, terminal=True)
+    for part in ("streaming-diloco", "loss 2.346", "1.00M tokens/s", "8.03 MB/s", "waiting 80%"):
+        assert part in drawn, drawn
+    assert "…" not in drawn
+
+
+def test_without_a_terminal_progress_is_one_line_when_the_run_has_ended(monkeypatch):
+    assert followed(monkeypatch, 80, terminal=False) == (
+        "streaming-diloco  loss 2.346  1.00M tokens/s  8.03 MB/s  waiting 80%\n"
+    )
+
+
+def summary(folder, **changes):
+    plain = {"workers": 2, "steps": 20, "bytes_out": 1000, "seconds": 10.0, "seconds_waiting": 1.0}
+    (folder / "summary.json").write_text(json.dumps(plain | changes))
+    return folder
+
+
+def test_a_run_that_never_exchanged_is_told_so_and_what_to_set(tmp_path):
+    (told,) = remarks(summary(tmp_path, bytes_out=0), Recipe("adult", "diloco"))
+    assert told.startswith("The workers exchanged nothing in these 20 steps: each trained by itself, because diloco")
+    assert "--set every=" in told
+    assert remarks(summary(tmp_path, bytes_out=0), Recipe("adult", "alone")) == []
+    assert remarks(summary(tmp_path, bytes_out=0, workers=1), Recipe("adult", "diloco")) == []
+
+
+def test_a_run_that_mostly_waited_is_told_how_to_find_a_way_that_waits_less(tmp_path):
+    (told,) = remarks(summary(tmp_path, seconds_waiting=8.3), Recipe("adult", "ddp", link="20mbit", workers=2))
+    assert "83% of their time waiting" in told
+    assert told.endswith("laconic compare adult --workers 2 --link 20mbit")
+    assert remarks(summary(tmp_path), Recipe("adult", "ddp")) == []
+
+
+def test_an_interruption_before_a_checkpoint_promises_no_resuming(tmp_path):
+    assert "before the first checkpoint" in interrupted(tmp_path, 2)
+    for worker in range(2):
+        (tmp_path / "checkpoint" / "step-000000004").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkpoint" / "step-000000004" / f"worker-{worker}.safetensors").touch()
+    assert interrupted(tmp_path, 2).endswith(f"laconic train --resume {tmp_path}")
