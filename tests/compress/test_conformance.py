@@ -53,6 +53,7 @@ LOSSY = {name: build for name, build in EVERY.items() if name != "identity"}
 every = pytest.mark.parametrize("build", EVERY.values(), ids=EVERY.keys())
 lossy = pytest.mark.parametrize("build", LOSSY.values(), ids=LOSSY.keys())
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+two_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
 def draw(*shape, seed=0, dtype=torch.float32):
@@ -105,7 +106,7 @@ def test_nbytes_is_what_crosses(build):
 
 
 @every
-@dtypes
+@two_dtypes
 def test_meta_tensors_cost_the_same_as_real_ones_at_every_step(build, dtype):
     compressor = build()
     for shape in [(), (0,), (7,), (300, 130)]:
@@ -120,7 +121,7 @@ def test_meta_tensors_cost_the_same_as_real_ones_at_every_step(build, dtype):
 
 
 @every
-@dtypes
+@two_dtypes
 def test_compress_is_pure_and_the_same_twice(build, dtype):
     compressor = build()
     state = compressor.init(draw(9, 6, dtype=dtype))
@@ -181,7 +182,7 @@ def test_zeros_decode_to_exact_zeros(build, dtype):
 
 
 @lossy
-@dtypes
+@two_dtypes
 def test_a_value_that_is_not_finite_is_refused_and_enters_no_residual(build, dtype):
     compressor = build()
     x = draw(31, 9, dtype=dtype)
@@ -278,7 +279,7 @@ def damaged(data, t):
 
 @pytest.mark.parametrize("name", EVERY)
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_a_hostile_packet_of_the_promised_shape_is_refused_or_decodes_to_that_shape(name, data):
     """Receivers check the shape against their own tensor first (check_shape); everything else is the compressor's."""
     compressor = EVERY[name]()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.links import memory
@@ -53,6 +53,7 @@ def test_the_first_nesterov_step_overshoots_the_mean_by_the_published_third():
 
 
 @given(contraction=st.floats(0.2, 1.0), momentum=st.sampled_from([0.0, 0.5, 0.9]), inner=st.sampled_from([1, 4]))
+@settings(max_examples=12)
 def test_on_a_quadratic_it_converges_just_below_the_derived_rate_and_diverges_just_above(contraction, momentum, inner):
     limit = 2 * (1 + momentum) / (1 + 2 * momentum) / contraction
     keep = (1 - contraction) ** (1 / inner)  # what one inner step leaves of the error
