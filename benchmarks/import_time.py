@@ -5,7 +5,7 @@ Wanted: less than 0.5 s. Run it on an otherwise idle machine::
     python benchmarks/import_time.py --rounds 7
 
 Prints one JSON object: the median milliseconds of a process that imports torch, of one that imports torch and laconic,
-and of one that also reaches for ``laconic.attach``, which loads the parts that stand on torch; then difference and ratio.
+and of one that also reaches for ``laconic.attach``, which loads what stands on torch; then difference and ratio.
 """
 
 from __future__ import annotations
