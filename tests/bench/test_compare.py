@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from laconic.bench.compare import KEYS, SECONDS, conclude, first_reach, fit, verdict, ways
+from laconic.bench.compare import KEYS, ROUNDS, SECONDS, WARM, conclude, first_reach, fit, verdict, ways
 from laconic.errors import ConfigError
 from laconic.recipe import Recipe
 
@@ -44,13 +44,13 @@ def test_a_curve_reaches_a_loss_on_the_straight_line_between_its_points():
 
 
 def test_published_periods_are_shortened_to_a_short_run_and_it_is_said():
-    settings, said = fit("diloco", {}, 320)
+    settings, said = fit("diloco", {}, 20 * ROUNDS)
     assert settings == {"every": 20}
-    assert said == "diloco: every=20 in place of 500, for a run of about 320 steps"
-    settings, said = fit("streaming-diloco", {}, 80)
+    assert said == f"diloco: every=20 in place of 500, for a run of about {20 * ROUNDS} steps"
+    settings, said = fit("streaming-diloco", {}, ROUNDS)
     assert settings == {"every": 12}  # no less than four steps a fragment
     assert "every=12 in place of 100" in said
-    settings, said = fit("dgc", {}, 400)
+    settings, said = fit("dgc", {}, 20 * WARM)
     assert settings == {"warmup_steps": 20}
 
 
