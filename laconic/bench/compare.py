@@ -108,7 +108,9 @@ def fit(name: str, settings: dict[str, Any], steps: float) -> tuple[dict[str, An
     """
     defaults, fitted, said = get(name).defaults, dict(settings), []
     fragments = fitted.get("fragments", defaults.get("fragments", 1))
-    for key, bound in (("every", max(2 * fragments, steps / ROUNDS)), ("warmup_steps", steps / WARM)):
+    hidden = fitted.get("overlap", defaults.get("overlap", 0))  # steps in which a fragment must come back
+    least = max(2, hidden + 1) * fragments
+    for key, bound in (("every", max(least, steps / ROUNDS)), ("warmup_steps", steps / WARM)):
         if key in defaults and key not in settings and defaults[key] > bound:
             fitted[key] = max(1, round(bound))
             said.append(f"{key}={fitted[key]} in place of {defaults[key]}")

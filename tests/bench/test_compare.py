@@ -8,6 +8,7 @@ import pytest
 
 from laconic.bench.compare import KEYS, ROUNDS, SECONDS, WARM, conclude, first_reach, fit, verdict, ways
 from laconic.errors import ConfigError
+from laconic.methods import build
 from laconic.recipe import Recipe
 
 RECIPE = Recipe("adult", link="20mbit", seconds=30.0)
@@ -48,8 +49,11 @@ def test_published_periods_are_shortened_to_a_short_run_and_it_is_said():
     assert settings == {"every": 20}
     assert said == f"diloco: every=20 in place of 500, for a run of about {20 * ROUNDS} steps"
     settings, said = fit("streaming-diloco", {}, ROUNDS)
-    assert settings == {"every": 12}  # no less than four steps a fragment
-    assert "every=12 in place of 100" in said
+    assert settings == {"every": 6}  # no less than two steps a fragment
+    assert "every=6 in place of 100" in said
+    settings, said = fit("streaming-diloco", {"overlap": 9}, ROUNDS)
+    assert settings == {"every": 30, "overlap": 9}  # nor less than each takes to come back
+    build("streaming-diloco", settings)
     settings, said = fit("dgc", {}, 20 * WARM)
     assert settings == {"warmup_steps": 20}
 
