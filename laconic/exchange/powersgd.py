@@ -18,8 +18,12 @@ from laconic.state import checkpointed
 
 @checkpointed
 class PowerSGDState(NamedTuple):
-    """For each matrix, the right factor of the last round (shared) and what was not sent (private); else ``None``."""
+    """For each matrix, the right factor of the last round (shared) and what was not sent (private); else ``None``.
 
+    ``step`` counts rounds: a cold start draws a fresh factor each time, or the same directions would always be missed.
+    """
+
+    step: int
     right: list[Tensor | None]
     residual: list[Tensor | None]
 
@@ -50,13 +54,15 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
         thin = min(rank, rows, columns) * (rows + columns) * min_rate
         return tensor.detach().reshape(rows, columns) if thin < rows * columns else None
 
-    def draw(like: Tensor) -> Tensor:
+    def draw(like: Tensor, step: int) -> Tensor:
         rows, columns = like.shape
         shape = (columns, min(rank, columns, rows))
         if like.device.type == "meta":
             return torch.empty(shape, dtype=working(like), device="meta")
         # By shape, not by place: a place depends on how parameters share buckets, and results must not.
-        generator = torch.Generator().manual_seed(random.Random(f"powersgd/{seed}/{rows}/{columns}").getrandbits(63))
+        generator = torch.Generator().manual_seed(
+            random.Random(f"powersgd/{seed}/{step}/{rows}/{columns}").getrandbits(63)
+        )
         return torch.randn(shape, generator=generator, dtype=working(like)).to(like.device)
 
     def init(tensors: Tensors) -> PowerSGDState:
@@ -64,9 +70,9 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
         residual: list[Tensor | None] = []
         for tensor in tensors:
             m = matrix(tensor)
-            right.append(None if m is None else draw(m))
+            right.append(None if m is None else draw(m, 0))
             residual.append(None if m is None else torch.zeros_like(m))
-        return PowerSGDState(right, residual)
+        return PowerSGDState(0, right, residual)
 
     def run(tensors: Tensors, state: PowerSGDState, link: Link) -> tuple[list[Tensor], PowerSGDState]:
         share = 1 / link.size
@@ -79,7 +85,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
                     continue
                 matrices[i] = tensor.detach().reshape(residual.shape) + residual
                 finite("powersgd", matrices[i])
-                rights[i] = right if warm_start else draw(matrices[i])
+                rights[i] = right if warm_start else draw(matrices[i], state.step)
             exact = {i: t.detach() * share for i, t in enumerate(tensors) if i not in matrices}
             thin = {i: m.to(rights[i].dtype) @ rights[i] for i, m in matrices.items()}
         first = _sum({**{i: p * share for i, p in thin.items()}, **exact}, link)
@@ -98,7 +104,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
                 else:
                     combined.append(first[i])
                     residuals.append(None)
-        return combined, PowerSGDState([mean.get(i) for i in range(len(tensors))], residuals)
+        return combined, PowerSGDState(state.step + 1, [mean.get(i) for i in range(len(tensors))], residuals)
 
     return Exchange(init, run, equal=True, name=f"powersgd(rank={rank})", sparse=True)
 

@@ -124,6 +124,14 @@ def test_after_zeros_a_matrix_is_learnt_again():
     assert float((sent - 10 * given(0, 5)[0]).norm() / (10 * given(0, 5)[0]).norm()) < 0.5
 
 
+def test_a_cold_start_looks_in_new_directions_each_round():
+    """With the same factor every round, what lies outside its image would hardly ever be sent."""
+    given = lambda rank, step: [draw(0, 0, 30, 40)]  # noqa: E731
+    results = rounds(2, powersgd(rank=2, warm_start=False), 60, given)
+    norms = [float(sum(m[0] for m in results[0][0][: n + 1]).sub((n + 1) * given(0, 0)[0]).norm()) for n in (29, 59)]
+    assert norms[1] < 1.3 * norms[0]  # the residual has settled
+
+
 def test_the_residual_stays_bounded_where_workers_always_differ():
     """200 rounds of data that differ by worker: the paper's own residual grows with every round, this one does not."""
     given = lambda rank, step: [draw(rank, 0, 20, 30)]  # noqa: E731
