@@ -74,7 +74,7 @@ class Follower:
     def _done(self, line: dict[str, Any]) -> float:
         recipe = self._recipe
         if self._name == "ideal":
-            return float(line["seconds"]) / 12.0
+            return float(line["seconds"]) / 8.0
         if recipe.steps:
             return float(line["step"]) / recipe.steps
         if recipe.tokens:
