@@ -138,8 +138,11 @@ class Link:
         return list(tensors)
 
     def barrier(self) -> None:
-        """Return once every worker has called it."""
-        self.all_gather([Packet({})])
+        """Return once every worker has called it, and what each had started on its lane before has ended."""
+        if self._lane is None or threading.current_thread() is self._lane.thread:
+            self.all_gather([Packet({})])
+        else:  # beside an exchange under way, the two would take one another's messages
+            self.start(self.all_gather, [Packet({})]).result()
 
 
 def _only(message: Message, like: Tensor) -> Tensor:
