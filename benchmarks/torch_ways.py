@@ -36,6 +36,7 @@ PERIOD = 16  # of post-local SGD's averaging
 
 def torch_way(way: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
     """The wrapped model, and what to call in the optimizer's place."""
+    import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, post_localSGD_hook, powerSGD_hook
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
     from torch.nn.parallel import DistributedDataParallel
@@ -45,7 +46,7 @@ def torch_way(way: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     if way == "torch DDP fp16 hook":
         wrapped.register_comm_hook(None, default_hooks.fp16_compress_hook)
     elif way == "torch post-local SGD":
-        state = post_localSGD_hook.PostLocalSGDState(process_group=None, subgroup=None, start_localSGD_iter=2)
+        state = post_localSGD_hook.PostLocalSGDState(None, dist.new_subgroups(group_size=1)[0], 2)
         wrapped.register_comm_hook(state, post_localSGD_hook.post_localSGD_hook)
         averager = PeriodicModelAverager(period=PERIOD, warmup_steps=2)
 
