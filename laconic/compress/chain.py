@@ -75,6 +75,7 @@ def _pair(outer: Compressor, inner: Compressor) -> Compressor:
         name=f"chain({outer.name}, {inner.name})",
         refines=f"{part}/{inner.refines}" if inner.refines else None,
         sparse=outer.sparse or inner.sparse,
+        momentum=outer.momentum or inner.momentum,
     )
 
 

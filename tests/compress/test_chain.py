@@ -68,6 +68,9 @@ def test_what_a_chain_can_do_follows_from_its_parts():
     assert not chain(random_k(), int8()).summable
     assert chain(identity(), random_k()).sparse
     assert not chain(identity(), int8()).sparse
+    assert chain(momentum_correction(topk()), int8()).momentum
+    assert chain(identity(), momentum_correction(topk())).momentum
+    assert not chain(momentum_correction(topk(), momentum=0.0), int8()).momentum
 
 
 @pytest.mark.parametrize("wrap", [error_feedback, momentum_correction])
