@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.errors import ConfigError, NotANumber, PacketError
+from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
 from laconic.packet import Packet, shape_of
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -23,7 +23,8 @@ class Compressor(NamedTuple):
     compressor may be added in flight, tensor by tensor, as an all-reduce does. ``refines`` names the packet's
     floating-point tensor that another compressor may compress further (see :func:`chain`); ``None`` if none can.
     ``sparse``: some entries are not sent at all, so that what is compressed must be a change and not a state.
-    ``momentum``: what is sent already holds momentum, and the optimizer must add none.
+    ``momentum``: what is sent already holds momentum, and the optimizer must add none. ``no_feedback``: why what it
+    drops must not be added to the next tensor from outside; empty where it may be.
     """
 
     init: Callable[[Tensor], Any]
@@ -34,6 +35,7 @@ class Compressor(NamedTuple):
     refines: str | None = None
     sparse: bool = False
     momentum: bool = False
+    no_feedback: str = ""
 
 
 def stateless(like: Tensor) -> tuple[()]:
@@ -49,6 +51,18 @@ def share(what: str, value: float, name: str = "density") -> float:
     if not 0 < value <= 1:
         raise ConfigError(f"{what}: {name} must be in (0, 1], got {value}; it is a fraction, so 1% is 0.01")
     return value
+
+
+def needs_feedback(what: str, compressor: Compressor) -> None:
+    """Refuse a compressor around which a residual would grow without bound.
+
+    Raises: ClashError.
+    """
+    if compressor.no_feedback:
+        raise ClashError(
+            f"{what}: {compressor.name} {compressor.no_feedback}, so that what is added would grow without bound; use "
+            "one without the other (a method's feedback=false leaves error_feedback out)"
+        )
 
 
 def finite(what: str, values: Tensor) -> None:

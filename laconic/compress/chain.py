@@ -76,6 +76,7 @@ def _pair(outer: Compressor, inner: Compressor) -> Compressor:
         refines=f"{part}/{inner.refines}" if inner.refines else None,
         sparse=outer.sparse or inner.sparse,
         momentum=outer.momentum or inner.momentum,
+        no_feedback=outer.no_feedback or inner.no_feedback,
     )
 
 

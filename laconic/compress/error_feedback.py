@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, finite
+from laconic.compress.base import Compressor, finite, needs_feedback
 from laconic.compress.topk import topk
 from laconic.packet import Packet
 from laconic.state import checkpointed
@@ -25,10 +25,12 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
     """Carry what ``compressor`` drops into the next tensor: nothing is lost, only late.
 
     Law:    ``decompress(packet) + new residual == x + old residual``.
-    Raises: NotANumber if that sum holds NaN or infinity.
+    Raises: NotANumber if that sum holds NaN or infinity; ClashError for a compressor that has feedback of its own
+            already, or sends more than it was given: the residual would grow without bound.
     Source: Karimireddy et al. 2019, arXiv:1901.09847 (EF-SGD).
     """
     inner = compressor if compressor is not None else topk()
+    needs_feedback("error_feedback", inner)
 
     def init(like: Tensor) -> ErrorFeedbackState:
         return ErrorFeedbackState(torch.zeros_like(like), inner.init(like))
@@ -40,4 +42,5 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
         # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``wanted``.
         return packet, ErrorFeedbackState(wanted - inner.decompress(packet), inner_state)
 
-    return inner._replace(init=init, compress=compress, name=f"error_feedback({inner.name})")
+    name = f"error_feedback({inner.name})"
+    return inner._replace(init=init, compress=compress, name=name, no_feedback="keeps what it drops already")

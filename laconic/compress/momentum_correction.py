@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, finite
+from laconic.compress.base import Compressor, finite, needs_feedback
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
@@ -34,12 +34,14 @@ def momentum_correction(
     Law:    the sum of all that was sent, plus the velocity kept, is the sum of all u.
             With ``momentum=0`` it is :func:`error_feedback`; at density 1 without masking, momentum SGD.
             What counts as sent is where the packet decompresses to something other than 0.
-    Raises: ConfigError unless ``0 <= momentum < 1``; NotANumber if the velocity holds NaN or infinity.
+    Raises: ConfigError unless ``0 <= momentum < 1``; NotANumber if the velocity holds NaN or infinity; ClashError as
+            :func:`error_feedback`.
     Source: Lin et al. 2018, arXiv:1712.01887 (Deep Gradient Compression), sections 3.1 and 3.2.
     """
     inner = compressor if compressor is not None else topk(0.001)
     if not 0 <= momentum < 1:
         raise ConfigError(f"momentum_correction: momentum must be in [0, 1), got {momentum}")
+    needs_feedback("momentum_correction", inner)
 
     def init(like: Tensor) -> MomentumCorrectionState:
         return MomentumCorrectionState(torch.zeros_like(like), torch.zeros_like(like), inner.init(like))
@@ -59,5 +61,10 @@ def momentum_correction(
         # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``v``.
         return packet, MomentumCorrectionState(u, v - sent, inner_state)
 
-    name = f"momentum_correction({inner.name})"
-    return inner._replace(init=init, compress=compress, name=name, momentum=momentum > 0)
+    return inner._replace(
+        init=init,
+        compress=compress,
+        name=f"momentum_correction({inner.name})",
+        momentum=momentum > 0,
+        no_feedback="keeps what it drops already",
+    )

@@ -60,7 +60,16 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Comp
         places = chosen(numel, k, whole(packet, "seed", -(1 << 62), 1 << 62), step, values.device)
         return values.new_zeros(numel).scatter_(0, places, values).reshape(shape)
 
-    return Compressor(init, compress, decompress, summable=True, name="random_k", refines="values", sparse=True)
+    return Compressor(
+        init,
+        compress,
+        decompress,
+        summable=True,
+        name="random_k",
+        refines="values",
+        sparse=True,
+        no_feedback="(scaled) sends more than it was given" if scaled else "",
+    )
 
 
 def chosen(numel: int, k: int, seed: int, step: int, device: torch.device) -> Tensor:

@@ -5,8 +5,19 @@ import math
 import pytest
 import torch
 
-from laconic.compress import chain, e3m0, error_feedback, half, identity, int8, random_k, topk, warm_up
-from laconic.errors import NotANumber
+from laconic.compress import (
+    chain,
+    e3m0,
+    error_feedback,
+    half,
+    identity,
+    int8,
+    momentum_correction,
+    random_k,
+    topk,
+    warm_up,
+)
+from laconic.errors import ClashError, NotANumber
 
 INNER = {
     "topk": lambda: topk(0.05),
@@ -79,6 +90,25 @@ def test_with_feedback_topk_reaches_the_minimum_that_it_misses_without():
     without, with_feedback = floor(topk(0.1)), floor(error_feedback(topk(0.1)))
     assert without > 1.0
     assert 1e-3 < with_feedback < 0.2
+
+
+@pytest.mark.parametrize("wrap", [error_feedback, momentum_correction])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        error_feedback(topk()),
+        momentum_correction(topk()),
+        random_k(0.1, scaled=True),
+        chain(error_feedback(topk()), int8()),
+        chain(identity(), random_k(0.1, scaled=True)),
+        warm_up(lambda density: random_k(density, scaled=True)),
+    ],
+    ids=lambda inner: inner.name,
+)
+def test_feedback_around_feedback_or_around_what_sends_more_than_it_was_given_is_refused(wrap, inner):
+    """After 60 steps on unit noise such residuals are 10^5 and 10^11 times too large."""
+    with pytest.raises(ClashError, match=f"{wrap.__name__}: .* would grow without bound; use one without the other"):
+        wrap(inner)
 
 
 @pytest.mark.parametrize("inner", INNER.values(), ids=INNER.keys())
