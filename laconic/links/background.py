@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from laconic.errors import ConfigError
 from laconic.links.meter import Meter
 
 
@@ -54,18 +55,25 @@ class Lane:
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self._queue: queue.SimpleQueue[Handle | None] = queue.SimpleQueue()
+        self._closed = False
         self._threads = torch.get_num_threads()
         self.thread = threading.Thread(target=self._serve, name="laconic-lane", daemon=True)
         self.thread.start()
 
     def start(self, run: Callable[..., Any], *args: Any) -> Handle:
-        """Queue ``run(*args)``."""
+        """Queue ``run(*args)``.
+
+        Raises: ConfigError once the lane is closed: nobody would run it, and its result be awaited for ever.
+        """
+        if self._closed:
+            raise ConfigError("link: it is closed, and carries nothing any more; close it after the last step")
         handle = Handle(run, args, self.meter)
         self._queue.put(handle)
         return handle
 
     def close(self) -> None:
         """Stop after what is queued."""
+        self._closed = True
         self._queue.put(None)
         if threading.current_thread() is not self.thread:
             self.thread.join(timeout=1.0)

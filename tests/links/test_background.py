@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from laconic.errors import ConfigError
 from laconic.links.background import Lane
 from laconic.links.meter import Meter
 
@@ -56,6 +57,16 @@ def test_an_error_is_raised_to_whoever_asks_and_what_was_queued_behind_it_does_n
     with pytest.raises(OSError, match="the wire is cut"):
         late.result()
     assert ran == []
+    lane.close()
+
+
+def test_nothing_can_be_started_once_the_lane_is_closed_but_what_was_queued_still_runs():
+    lane = Lane(Meter())
+    handle = lane.start(lambda: "queued")
+    lane.close()
+    assert handle.result() == "queued"
+    with pytest.raises(ConfigError, match="it is closed"):
+        lane.start(lambda: "late")
     lane.close()
 
 
