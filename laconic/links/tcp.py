@@ -62,7 +62,7 @@ class Peer:
                     raise PacketError(f"it announced a message of {length} bytes")
                 else:
                     self.inbox.put((self._take(length), due))
-        except (OSError, PacketError, MemoryError) as error:
+        except (OSError, PacketError, MemoryError, RuntimeError) as error:  # torch says RuntimeError for no memory
             self.lost_at = time.monotonic()
             self.lost = str(error) or type(error).__name__
             self.inbox.put(None)
@@ -103,11 +103,11 @@ class TcpLink(Link):
     def _meet(self, store: Any, host: str) -> None:
         listener = socket.create_server((host, 0), backlog=self.size)
         listener.settimeout(self.timeout)
-        if self.rank == 0:
-            store.set("laconic/secret", secrets.token_bytes(16).hex())
-        store.set(f"laconic/address/{self.rank}", f"{host} {listener.getsockname()[1]}")
-        secret = bytes.fromhex(store.get("laconic/secret").decode())
         try:
+            if self.rank == 0:
+                store.set("laconic/secret", secrets.token_bytes(16).hex())
+            store.set(f"laconic/address/{self.rank}", f"{host} {listener.getsockname()[1]}")
+            secret = bytes.fromhex(store.get("laconic/secret").decode())
             for other in range(self.rank):
                 address, port = store.get(f"laconic/address/{other}").decode().rsplit(" ", 1)
                 connection = socket.create_connection((address, int(port)), timeout=self.timeout)
@@ -122,7 +122,7 @@ class TcpLink(Link):
                         self._join(other, connection)
                         continue
                 connection.close()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the store's own timeout is a RuntimeError
             missing = next(p for p in range(self.size) if p != self.rank and p not in self._peers)
             raise PeerTimeout(
                 f"worker {self.rank}: worker {missing} did not join within {self.timeout:g} s ({error})", missing

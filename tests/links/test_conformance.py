@@ -3,12 +3,13 @@
 import socket
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 import torch
 
 from laconic.errors import ConfigError, PacketError, PeerLost, PeerTimeout
-from laconic.links import memory
+from laconic.links import memory, tcp
 from laconic.links.base import Link
 from laconic.links.tcp import ENVELOPE, HELLO, HELLO_MAGIC, TcpLink
 from laconic.packet import Packet
@@ -162,6 +163,17 @@ def test_bytes_that_are_no_message_are_refused_by_the_receiver():
     assert joined(2, work) == [True, True]
 
 
+def test_a_message_that_no_memory_holds_loses_the_peer_and_not_the_thread_that_reads(monkeypatch):
+    monkeypatch.setattr(tcp, "MAX_MESSAGE", 1 << 62)
+    near, far = socket.socketpair()
+    with near, far:
+        peer = tcp.Peer(1, near)
+        far.sendall(ENVELOPE.pack(1 << 60, 0))
+        peer.read()
+    assert "memory" in str(peer.lost)
+    assert peer.inbox.get(timeout=1) is None
+
+
 def test_two_workers_that_send_at_once_do_not_block_one_another():
     big = [Packet({"x": torch.zeros(4_000_000)})]  # 16 MB: more than any socket's buffer
 
@@ -178,6 +190,17 @@ def test_a_worker_that_never_joins_is_named():
     with pytest.raises(PeerTimeout, match=r"worker 1 did not join within 0\.2 s") as caught:
         TcpLink(0, 2, board, timeout=0.2, host="127.0.0.1")
     assert caught.value.peer == 1
+
+
+@pytest.mark.parametrize("there", [{}, {"laconic/secret": "00" * 16}], ids=["nothing", "a secret and no address"])
+def test_a_worker_whose_address_never_comes_is_named(there):
+    store = torch.distributed.HashStore()
+    store.set_timeout(timedelta(seconds=0.2))
+    for key, value in there.items():
+        store.set(key, value)
+    with pytest.raises(PeerTimeout, match=r"worker 1: worker 0 did not join within 0\.2 s") as caught:
+        TcpLink(1, 2, store, timeout=0.2, host="127.0.0.1")
+    assert caught.value.peer == 0
 
 
 def test_silence_is_a_timeout_that_names_the_peer_and_may_be_asked_again():
