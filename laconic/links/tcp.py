@@ -187,7 +187,10 @@ class TcpLink(Link):
         nbytes = ENVELOPE.size + body.numel()
         ready = self._arrival(source, nbytes, due) if due else 0
         with self.meter.compressing():
-            message = from_bytes(body)
+            try:
+                message = from_bytes(body)
+            except PacketError as error:
+                raise PacketError(f"worker {self.rank}: from worker {source}: {error}") from None
         if ready:
             with self._waiting():
                 _sleep_until(ready)
