@@ -251,8 +251,9 @@ class Attached:
             yield
         except NotANumber as error:
             pairs = zip(names, tensors, strict=True)
-            bad = next((n for n, t in pairs if t is not None and not bool(torch.isfinite(t).all())), "of the residual")
-            raise NotANumber(f"worker {self.link.rank}: {what} {bad} is not finite ({error})") from error
+            bad = next((n for n, t in pairs if t is not None and not bool(torch.isfinite(t).all())), None)
+            where = f"{what} {bad} is not finite ({error})" if bad else f"every {what} is finite, but {error}"
+            raise NotANumber(f"worker {self.link.rank}: {where}") from error
 
     # -- buckets ---------------------------------------------------------------------------------------------
 

@@ -599,6 +599,19 @@ def test_an_overflowed_gradient_on_one_worker_moves_no_weight_and_no_residual(na
     assert memory.run(2, work) == [True, True]
 
 
+def test_a_gradient_that_is_finite_and_does_not_fit_is_not_called_infinite():
+    def work(link):
+        net = model()
+        sync = attach(net, sgd(net), "ddp-half", link)
+        x, y = batch(0, 0)
+        (1e9 * loss(net, (x, y))).backward()
+        with pytest.raises(NotANumber, match=r"worker 0: every gradient is finite, but half\('fp16'\): .*range"):
+            sync.step()
+        return True
+
+    assert memory.run(1, work) == [True]
+
+
 def test_a_worker_that_leaves_is_named_and_the_others_weights_have_not_moved():
     def work(link):
         net = model()

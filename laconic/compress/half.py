@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laconic.compress.base import Compressor, finite, promised, stateless
-from laconic.errors import ConfigError, PacketError, unknown
+from laconic.errors import ConfigError, NotANumber, PacketError, unknown
 from laconic.packet import CODES, DTYPES, Packet, need
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -22,10 +22,18 @@ def half(kind: str = "bf16") -> Compressor:
     """
     if kind not in HALVES:
         raise unknown("kind of half", kind, HALVES)
+    top = torch.finfo(HALVES[kind]).max
 
     def compress(x: Float[Tensor, "*shape"], state: tuple) -> tuple[Packet, tuple]:
         values = x.detach().reshape(-1).to(HALVES[kind])
-        finite(f"half({kind!r})", values)
+        try:
+            finite(f"half({kind!r})", values)
+        except NotANumber:
+            finite(f"half({kind!r})", x)
+            raise NotANumber(
+                f"half({kind!r}): a value of {float(x.abs().max()):.3g} is beyond its range, {float(top):.3g}; "
+                "half('bf16') has float32's"
+            ) from None
         return Packet({"values": values}, {"shape": list(x.shape), "dtype": _code(x)}), state
 
     def decompress(packet: Packet) -> Float[Tensor, "*shape"]:
