@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from laconic.errors import PacketError
+from laconic.errors import ConfigError, PacketError
 
 Kind = TypeVar("Kind", bound=type)
 _KINDS: dict[str, type] = {}
+KEYS = (str, int, float, bool, type(None))  # what JSON gives back as it was, and a dictionary takes as a key
 
 
 def checkpointed(kind: Kind) -> Kind:
@@ -23,7 +24,10 @@ def checkpointed(kind: Kind) -> Kind:
 
 
 def freeze(value: Any) -> tuple[Any, dict[str, Tensor]]:
-    """The skeleton of ``value``, and its tensors by the names that the skeleton gives them."""
+    """The skeleton of ``value``, and its tensors by the names that the skeleton gives them.
+
+    Raises: ConfigError for a part that could not be read back, rather than leave it out.
+    """
     tensors: dict[str, Tensor] = {}
 
     def walk(value: Any, path: str) -> Any:
@@ -41,7 +45,12 @@ def freeze(value: Any) -> tuple[Any, dict[str, Tensor]]:
             return {"kind": type(value).__name__, "fields": {k: walk(v, f"{path}.{k}") for k, v in fields}}
         if isinstance(value, list | tuple):
             return {type(value).__name__: [walk(item, f"{path}.{i}") for i, item in enumerate(value)]}
-        return {"value": None}  # an answer under way: what was sent is kept, and is sent again
+        if getattr(value, "transient", False):
+            return {"value": None}
+        raise ConfigError(
+            f"checkpoint: {path} is a {type(value).__name__}, which a checkpoint cannot hold; it holds tensors, "
+            "numbers, text, lists, tuples and dictionaries"
+        )
 
     return walk(value, "state"), tensors
 
@@ -56,7 +65,7 @@ def thaw(skeleton: Any, tensors: dict[str, Tensor]) -> Any:
             return tensors[name]
         case {"value": None | bool() | int() | float() | str() as value}:
             return value
-        case {"dict": list(items)}:
+        case {"dict": list(items)} if all(isinstance(i, list) and len(i) == 2 and type(i[0]) in KEYS for i in items):
             return {key: thaw(item, tensors) for key, item in items}
         case {"kind": str(name), "fields": dict(fields)} if name in _KINDS:
             kind: Any = _KINDS[name]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from laconic.compress.error_feedback import ErrorFeedbackState
-from laconic.errors import PacketError
+from laconic.errors import ConfigError, PacketError
 from laconic.state import checkpointed, freeze, like, thaw
 from laconic.sync.streaming import Flight
 
@@ -46,6 +46,12 @@ def test_a_kind_that_could_not_be_read_back_is_refused_when_it_is_written():
         freeze([Unregistered(1)])
 
 
+@pytest.mark.parametrize("part", [{1, 2}, torch.float32, len, Ellipsis])
+def test_a_part_that_json_has_no_word_for_is_refused_and_not_left_out(part):
+    with pytest.raises(ConfigError, match=r"checkpoint: state\.groups\.1 is a .*cannot hold"):
+        freeze({"groups": [0.1, part]})
+
+
 def test_two_kinds_of_one_name_are_refused():
     other = type("ErrorFeedbackState", (tuple,), {"_fields": ()})
     with pytest.raises(AssertionError, match="two kinds of state"):
@@ -67,6 +73,9 @@ def test_two_kinds_of_one_name_are_refused():
         {"kind": "Unregistered", "fields": {"x": {"value": 1}}},
         {"kind": "ErrorFeedbackState", "fields": {"residual": {"value": 1}}},
         {"kind": "ErrorFeedbackState", "fields": []},
+        {"dict": [1]},
+        {"dict": [["key"]]},
+        {"dict": [[["no key"], {"value": 1}]]},
         {"list": {"value": 1}},
         {"list": [{"tuple": [{"nothing": 1}]}]},
     ],

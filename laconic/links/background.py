@@ -16,6 +16,8 @@ from laconic.links.meter import Meter
 class Handle:
     """Something that runs on a lane; :meth:`result` waits for it."""
 
+    transient = True  # a checkpoint leaves it out: what was sent is kept there, and is sent again
+
     def __init__(self, run: Callable[..., Any], args: tuple[Any, ...], meter: Meter) -> None:
         self._run, self._args, self._meter = run, args, meter
         self._finished = threading.Event()
