@@ -36,9 +36,10 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
     skeleton, optimizer = freeze(state.pop("optimizer"))
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
     names: dict[str, str] = {}
-    kept: dict[int, str] = {}
+    kept: dict[Any, str] = {}
     for name, tensor in model.state_dict().items():  # tied weights are one tensor under two names: write it once
-        names[name] = kept.setdefault(tensor.data_ptr() if tensor.numel() else id(name), f"model/{name}")
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
+        names[name] = kept.setdefault(place, f"model/{name}")
         tensors[names[name]] = tensor
     tensors["random"] = torch.get_rng_state()
     header = {"format": FORMAT, "step": step, "names": names, "attached": state, "optimizer": skeleton}

@@ -95,6 +95,27 @@ def test_tied_weights_are_written_once_and_come_back_tied(tmp_path):
     assert memory.run(1, work) == [True]
 
 
+def test_a_view_that_begins_where_its_base_does_is_no_tied_weight(tmp_path):
+    class Seen(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 3)
+            self.register_buffer("first", self.weight.detach()[:1])
+
+    def make():
+        torch.manual_seed(0)
+        return Seen().to(torch.float64)
+
+    def work(link):
+        net, sync = trained(link, make=make)
+        net.first = net.weight.detach()[:1]
+        checkpoint.save(tmp_path, 3, net, sync, PROGRESS)
+        other, sync = trained(link, steps=0, make=make)
+        checkpoint.load(tmp_path, 3, other, sync)
+        return tiny.equal([*tiny.weights(net), net.first], [*tiny.weights(other), other.first])
+
+    assert memory.run(1, work) == [True]
+
+
 def test_a_checkpoint_of_another_model_method_or_number_of_workers_is_refused(tmp_path):
     saved(tmp_path)
 
