@@ -179,7 +179,8 @@ class Worker:
 
     def _snapshot(self) -> None:
         if self.rank == 0:
-            kept = {name: value.detach().clone() for name, value in self.attached.weights().items()}
+            weights = self.attached.weights() | dict(self.model.named_buffers())
+            kept = {name: value.detach().clone() for name, value in weights.items()}
             reading = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
             self.points.append(reading | {"bytes_out": self._meter()["bytes_out"], "weights": kept})
 
@@ -282,8 +283,9 @@ class Worker:
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
+        places = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         for name, value in weights.items():
-            self.model.get_parameter(name).copy_(value)  # a tied parameter has one name here, and two in a state_dict
+            places[name].copy_(value)  # a tied parameter has one name here, and two in a state_dict
 
     @torch.no_grad()
     def _held_out(self, batches: list[Any]) -> float:

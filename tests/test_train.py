@@ -100,6 +100,39 @@ def test_a_run_of_so_many_steps_or_tokens_has_exactly_as_many(end, steps, tmp_pa
         assert json.loads((run / "summary.json").read_text())["steps"] == steps
 
 
+COUNTING = """
+import torch
+from torch import nn
+
+class Counting(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += self.training
+        return super().forward(x)
+
+def make_model():
+    return Counting()
+
+def batches(split, worker, workers, seed):
+    for _ in range(10**9 if split == "train" else 2):
+        yield torch.ones(3, 2)
+
+def loss(model, batch):
+    return model(batch).square().mean() if model.training else model.seen
+"""
+
+
+def test_the_curve_is_of_the_buffers_of_its_time_and_not_of_the_last(tmp_path, monkeypatch):
+    (tmp_path / "counting.py").write_text(COUNTING)
+    run = run_here(monkeypatch, Recipe(str(tmp_path / "counting.py"), "alone", steps=20), tmp_path / "run")
+    points = lines(run / "evals.jsonl")
+    assert len(points) > 5
+    assert [point["eval_loss"] for point in points] == [point["step"] for point in points]
+
+
 def test_workers_of_very_different_speed_end_after_the_same_step(tmp_path, monkeypatch):
     slow = recipe("alone", seconds=0.3, options={"wait": 0.02}, workers=3)
     run = run_here(monkeypatch, slow, tmp_path)
