@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
 import platform
+import random
 import signal
 import subprocess
 import sys
@@ -81,6 +81,7 @@ class Worker:
         self.workload = load(recipe.workload, recipe.options)
         torch.manual_seed(recipe.seed)  # the same on all workers: attach broadcasts, but initial losses agree too
         self.attached = assemble(recipe, self.workload, self.link)
+        torch.manual_seed(own_seed(recipe.seed, self.rank))
         self.model, self.optimizer = self.attached.model, self.attached.optimizer
         self.step = self.tokens = 0
         self.seconds = self.spent = 0.0  # of this run in all its parts; of the parts before this one
@@ -213,7 +214,13 @@ class Worker:
 
     def _batches(self) -> Iterator[Any]:
         stream = self.workload.batches("train", self.rank, self.size, self.recipe.seed)
-        return itertools.islice(stream, self.step, None)  # a resumed run takes up where it was
+        if self.step:  # a resumed run takes up where it was, also where batches are drawn from torch's own generator
+            state = torch.get_rng_state()
+            torch.manual_seed(own_seed(self.recipe.seed, self.rank))
+            for _ in range(self.step):
+                self._next(stream)
+            torch.set_rng_state(state)
+        return stream
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
@@ -349,6 +356,11 @@ class Worker:
         _cut_after(self.folder / name, step)
         if self.rank == 0:
             _cut_after(self.folder / "evals.jsonl", step)
+
+
+def own_seed(seed: int, rank: int) -> int:
+    """The seed of torch's generator on one worker: were it everyone's, all would drop out and draw the same."""
+    return random.Random(f"worker/{seed}/{rank}").getrandbits(63)
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,8 @@ def run_here(monkeypatch, recipe: Recipe, folder: Path) -> Path:
         patch.setattr(train, "_link", lambda recipe: mine.link)
         patch.setattr(train, "rendezvous", lambda timeout, room: (mine.link.rank, mine.link.size, store))
         patch.setattr(train.signal, "signal", lambda *_: None)  # only a main thread may
+        if recipe.workers > 1:
+            patch.setattr(train, "own_seed", lambda seed, rank: seed)  # threads share torch's generator
 
         def work(link):
             mine.link = link

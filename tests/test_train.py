@@ -12,6 +12,7 @@ import torch
 from laconic.errors import WorkloadError
 from laconic.methods import METHODS
 from laconic.recipe import Recipe
+from laconic.train import own_seed
 from tests.here import MINE, checkpoint, lines, run_here
 
 SPENT = ("seconds_computing", "seconds_compressing", "seconds_waiting")
@@ -131,6 +132,37 @@ def test_the_curve_is_of_the_buffers_of_its_time_and_not_of_the_last(tmp_path, m
     points = lines(run / "evals.jsonl")
     assert len(points) > 5
     assert [point["eval_loss"] for point in points] == [point["step"] for point in points]
+
+
+DRAWING = """
+import torch
+from torch import nn
+
+def make_model():
+    return nn.Linear(4, 1)
+
+def batches(split, worker, workers, seed):
+    rows = torch.arange(40.0).reshape(10, 4) / 40
+    while True:
+        for places in torch.randperm(10).split(3):
+            yield rows[places]
+        if split == "eval":
+            return
+
+def loss(model, batch):
+    return (model(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
+"""
+
+
+def test_batches_drawn_from_torchs_own_generator_resume_to_the_bit_and_differ_between_workers(tmp_path, monkeypatch):
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    one = Recipe(str(tmp_path / "drawing.py"), "alone", workers=1, seed=3)
+    whole = run_here(monkeypatch, one.replace(steps=13), tmp_path / "whole")
+    cut = run_here(monkeypatch, one.replace(steps=6), tmp_path / "cut")
+    run_here(monkeypatch, one.replace(steps=13), cut)
+    assert equal(checkpoint(whole, 13, 0), checkpoint(cut, 13, 0)) == []
+    first = [torch.randperm(10, generator=torch.Generator().manual_seed(own_seed(3, rank))) for rank in range(4)]
+    assert len({tuple(order.tolist()) for order in first}) == 4
 
 
 def test_workers_of_very_different_speed_end_after_the_same_step(tmp_path, monkeypatch):
