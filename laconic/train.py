@@ -366,12 +366,22 @@ def own_seed(seed: int, rank: int) -> int:
 def versions() -> dict[str, str]:
     """What the run was made with."""
     found = {"laconic": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return found | {"commit": commit(Path(__file__).parent)}
+
+
+def commit(package: Path) -> str:
+    """The commit that the package's folder is checked out from; "unknown" where git does not track it."""
+
+    def git(*words: str) -> str:
+        argv = ["git", "-C", str(package), *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-        found["commit"] = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        # An environment may lie inside a project's own checkout, whose commit is not ours.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "--short", "HEAD")
     except (OSError, subprocess.SubprocessError):
-        found["commit"] = "unknown"
-    return found
+        return "unknown"
 
 
 def assemble(recipe: Recipe, workload: Workload, link: Link) -> Attached:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import torch
 from laconic.errors import WorkloadError
 from laconic.methods import METHODS
 from laconic.recipe import Recipe
-from laconic.train import own_seed
+from laconic.train import commit, own_seed
 from tests.here import MINE, checkpoint, lines, run_here
 
 SPENT = ("seconds_computing", "seconds_compressing", "seconds_waiting")
@@ -163,6 +165,21 @@ def test_batches_drawn_from_torchs_own_generator_resume_to_the_bit_and_differ_be
     assert equal(checkpoint(whole, 13, 0), checkpoint(cut, 13, 0)) == []
     first = [torch.randperm(10, generator=torch.Generator().manual_seed(own_seed(3, rank))) for rank in range(4)]
     assert len({tuple(order.tolist()) for order in first}) == 4
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_the_packages_own_and_not_of_a_checkout_around_it(tmp_path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    package = tmp_path / "env" / "laconic"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    assert commit(package) == "unknown"
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert len(commit(package)) >= 7
+    assert commit(tmp_path / "nowhere") == "unknown"
 
 
 def test_workers_of_very_different_speed_end_after_the_same_step(tmp_path, monkeypatch):
