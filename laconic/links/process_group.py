@@ -52,6 +52,7 @@ class ProcessGroupLink(TcpLink):
         warm = torch.zeros(size, device=self.device)
         dist.all_reduce(warm)  # so that every connection of the group exists when they are counted
         self._sockets = (_tcp_sockets() - before) if self._made and self.backend == "gloo" else frozenset()
+        self._counted = self._bytes_sent()
         self.exact = bool(self._sockets)
         super().__init__(rank, size, store, timeout=timeout)
 
@@ -71,7 +72,6 @@ class ProcessGroupLink(TcpLink):
             return tensor
         if tensor.device.type != self.device.type or (self.backend == "gloo" and tensor.dtype not in GLOO_SUMS):
             return super().all_reduce(tensor)
-        before = self._bytes_sent()
         try:
             with self._waiting():
                 dist.all_reduce(tensor)
@@ -82,7 +82,9 @@ class ProcessGroupLink(TcpLink):
             peer, why = min(missing.items())
             raise PeerLost(f"worker {self.rank}: worker {peer} is gone: {why}", peer) from error
         ring = 2 * (self.size - 1) * tensor.numel() * tensor.element_size() // self.size
-        out = self._bytes_sent() - before if self.exact else ring
+        before, self._counted = self._counted, self._bytes_sent()
+        # Since the last count, not since the call: what still lies in the kernel when a call returns leaves later.
+        out = self._counted - before if self.exact else ring
         self.meter.sent(out, 2 * (self.size - 1))
         self.meter.received(ring, 2 * (self.size - 1))
         return tensor

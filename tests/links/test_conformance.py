@@ -11,6 +11,7 @@ import torch
 from laconic.errors import ConfigError, PacketError, PeerLost, PeerTimeout
 from laconic.links import memory, tcp
 from laconic.links.base import Link
+from laconic.links.process_group import ProcessGroupLink
 from laconic.links.tcp import ENVELOPE, HELLO, HELLO_MAGIC, TcpLink
 from laconic.packet import Packet
 from tests.links import suite, workers
@@ -116,6 +117,20 @@ def joined(size, work, before=lambda board: None, timeout=10.0):
     if errors:
         raise errors[min(errors)]
     return results
+
+
+def test_bytes_that_leave_after_gloos_all_reduce_has_returned_are_counted_by_the_next(monkeypatch):
+    link = object.__new__(ProcessGroupLink)
+    Link.__init__(link, 0, 2)
+    link.backend, link.exact, link._counted = "gloo", True, 50
+    sent = iter([90, 250])  # 60 of the first 100 were still in the kernel
+    monkeypatch.setattr(link, "_bytes_sent", lambda: next(sent))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    counts = []
+    for _ in range(2):
+        link.all_reduce(torch.zeros(25))
+        counts.append(link.meter.bytes_out)
+    assert counts == [40, 200]
 
 
 def test_strangers_on_the_port_are_not_let_in_and_keep_nobody_out():
