@@ -78,6 +78,25 @@ def test_a_worker_that_stands_still_is_named_by_all_others_after_the_timeout(kin
         assert 1.0 < seconds < 10
 
 
+def one_after_the_other(kind, closing):
+    links, sums = [], []
+    for _ in range(3):
+        links.append(workers.connect(kind))
+        sums.append(float(links[-1].all_reduce(torch.ones(5_000))[0]))
+        links[-1].barrier()
+        if closing:
+            links.pop().close()
+    return [*sums, *(float(link.all_reduce(torch.ones(5_000))[0]) for link in links)]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("closing", [True, False], ids=["closed", "kept"])
+def test_a_process_may_make_several_links_at_once_or_one_after_the_other(kind, closing):
+    answers = workers.fine(workers.run(2, one_after_the_other, kind, closing))
+    assert answers == [[2.0] * (3 if closing else 6)] * 2
+
+
 class Board(dict):
     """A key-value store as torch's, for threads of one process."""
 
