@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from laconic.aggregate import Rule
@@ -32,7 +32,6 @@ class Method:
     choices: dict[str, str]
     wire: str
     source: str
-    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:

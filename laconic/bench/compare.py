@@ -151,11 +151,10 @@ def conclude(recipe: Recipe, folder: Path, runs: Sequence[Path], ideal: dict[str
         reached = goal_seconds if run == runs[plain] else first_reach(curve, goal)
         entry: dict[str, Any] = {"name": summary["name"], **{key: summary[key] for key in (*KEYS, *SECONDS)}}
         entry["folder"] = run.name
+        entry["wire_bytes"] = _wire(run)
         entry["reached_seconds"] = reached
         entry["speedup"] = None if reached is None else goal_seconds / reached
         methods.append(entry)
-    for i, entry in enumerate(methods):
-        entry["wire_bytes"] = _wire(runs[i])
     ideal_seconds = summaries[plain]["steps"] * ideal["step_seconds"]
     comparison: dict[str, Any] = {
         "workload": recipe.workload,
@@ -226,8 +225,8 @@ def _ideal(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, A
     columns = read_lines(run / "metrics.jsonl")
     times = columns["seconds"]
     skip = min(3, len(times) - 1)  # the first steps warm caches up
-    steps = sorted(b - a for a, b in zip(times[skip:], times[skip + 1 :], strict=False)) or [times[-1] / len(times)]
-    step = (times[-1] - times[skip]) / (len(times) - 1 - skip) if len(times) - 1 > skip else steps[0]
+    counted = len(times) - 1 - skip
+    step = (times[-1] - times[skip]) / counted if counted else times[-1] / len(times)
     return {"step_seconds": step, "steps": len(times), "seconds": times[-1]}
 
 

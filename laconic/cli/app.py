@@ -177,7 +177,7 @@ def train(
         raise typer.Exit(130) from None
     for sentence in remarks(folder, plan):
         _say(sentence)
-    _finish([folder], folder)
+    _finish(folder)
 
 
 @app.command(short_help="Train it several ways, and say which pays.")
@@ -254,7 +254,7 @@ def compare(
     console = Console()
     console.print(comparison_table(comparison))
     console.print(comparison["verdict"], highlight=False)
-    _finish([folder], folder)
+    _finish(folder)
 
 
 @app.command(short_help="List the ways, or show one in full.")
@@ -389,10 +389,10 @@ def _new_folder(name: str) -> Path:
     return folder
 
 
-def _finish(runs: list[Path], folder: Path) -> None:
+def _finish(folder: Path) -> None:
     from laconic.bench.report import write_report
 
-    _say(f"run folder: {folder}\nreport:     {write_report(list(runs))}")
+    _say(f"run folder: {folder}\nreport:     {write_report([folder])}")
 
 
 def _say(text: str) -> None:

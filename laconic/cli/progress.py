@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from laconic.bench import units
+from laconic.bench.compare import IDEAL_MOST
 from laconic.launch import Watch
 from laconic.recipe import Recipe
 
@@ -74,7 +75,7 @@ class Follower:
     def _done(self, line: dict[str, Any]) -> float:
         recipe = self._recipe
         if self._name == "ideal":
-            return float(line["seconds"]) / 8.0
+            return float(line["seconds"]) / IDEAL_MOST
         if recipe.steps:
             return float(line["step"]) / recipe.steps
         if recipe.tokens:
