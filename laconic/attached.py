@@ -104,7 +104,7 @@ class Attached:
         named = _trainable(model, optimizer)
         _check_momentum(sync, optimizer)
         self.names, self.params = list(named), list(named.values())
-        _same_model(named, link)
+        _same_start(named, sync, link)
         with torch.no_grad():
             everything = [*model.parameters(), *model.buffers()]
             link.broadcast([p.detach() for p in everything])
@@ -347,15 +347,19 @@ def _check_momentum(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
             )
 
 
-def _same_model(named: dict[str, Tensor], link: Link) -> None:
+def _same_start(named: dict[str, Tensor], sync: Sync, link: Link) -> None:
     shapes = [f"{name} {p.dtype} {list(p.shape)}" for name, p in named.items()]
     print_ = hashlib.sha256("\n".join(shapes).encode()).hexdigest()
-    heard = link.all_gather([Packet({}, {"model": print_, "parameters": len(shapes)})])
+    heard = link.all_gather([Packet({}, {"model": print_, "parameters": len(shapes), "method": sync.name})])
     for rank, message in enumerate(heard):
         if message[0].header.get("model") != print_:
             raise ConfigError(
                 f"attach: worker {rank} has another model than worker {link.rank} "
                 f"({message[0].header.get('parameters')} parameters there, {len(shapes)} here); build all alike"
+            )
+        if message[0].header.get("method") != sync.name:
+            raise ConfigError(
+                f"attach: worker {rank} trains by {message[0].header.get('method')}, worker {link.rank} by {sync.name}"
             )
 
 

@@ -45,6 +45,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+REPLACED = ("density", "warmup_steps", "warmup_start")  # settings of the compressor that ``compress`` replaces
 CHOICES = ("send", "every", "apply", "to", "combine", "compress")
 
 
@@ -88,7 +89,14 @@ def build(method: str | Sync, settings: dict[str, Any] | None = None) -> Sync:
                 f"{method!r} is not a whole method: wrap it in every_step(...), diloco(...) or another sync"
             )
         return sync
-    return bind(method, get(method).make, [], dict(settings or {}))
+    given = dict(settings or {})
+    replaced = [key for key in REPLACED if key in given] if given.get("compress") is not None else []
+    if replaced:
+        raise ClashError(
+            f"{method}: compress takes the place of its own Top-k, so {' and '.join(replaced)} would have no effect; "
+            "write it into compress, as topk(0.05)"
+        )
+    return bind(method, get(method).make, [], given)
 
 
 def _compressor(compress: Compress, default: Compressor, feedback: bool) -> Compressor:

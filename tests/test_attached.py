@@ -628,3 +628,13 @@ def test_a_worker_that_leaves_is_named_and_the_others_weights_have_not_moved():
         return True
 
     assert memory.run(2, work) == [True, None]
+
+
+def test_workers_that_would_train_by_different_methods_are_told_so_before_the_first_step():
+    def work(link):
+        made = model()
+        with pytest.raises(ConfigError, match="trains by diloco.*every=3.*by diloco|trains by diloco.*every=2.*by diloco"):
+            attach(made, sgd(made), "diloco", link, every=2 + link.rank)
+        return True
+
+    assert memory.run(2, work) == [True, True]

@@ -81,3 +81,8 @@ def test_choices_that_clash_are_refused_when_the_method_is_made():
         build("noloco", {"combine": "weighted_mean(2)"})
     with pytest.raises(ClashError, match="adds momentum"):
         build("diloco", {"compress": "momentum_correction(topk)"})
+
+
+def test_a_setting_that_compress_makes_idle_is_refused():
+    with pytest.raises(ClashError, match="density would have no effect"):
+        build("topk", {"density": 0.05, "compress": "int8"})

@@ -18,7 +18,7 @@ from laconic.bench import units
 from laconic.bench.runs import read_lines
 from laconic.errors import ConfigError
 from laconic.launch import RunFailed, Watch, check_room, launch, prepare
-from laconic.methods import build, get
+from laconic.methods import REPLACED, build, get
 from laconic.recipe import Recipe, read_settings
 from laconic.sync.streaming import deal
 from laconic.workloads import load
@@ -115,6 +115,8 @@ def fit(name: str, settings: dict[str, Any], steps: float) -> tuple[dict[str, An
     hidden = fitted.get("overlap", defaults.get("overlap", 0))  # steps in which a fragment must come back
     least = max(2, hidden + 1) * fragments
     for key, bound in (("every", max(least, steps / ROUNDS)), ("warmup_steps", steps / WARM)):
+        if key in REPLACED and settings.get("compress") is not None:
+            continue
         if key in defaults and key not in settings and defaults[key] > bound:
             fitted[key] = max(1, round(bound))
             said.append(f"{key}={fitted[key]} in place of {defaults[key]}")
