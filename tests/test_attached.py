@@ -633,7 +633,7 @@ def test_a_worker_that_leaves_is_named_and_the_others_weights_have_not_moved():
 def test_workers_that_would_train_by_different_methods_are_told_so_before_the_first_step():
     def work(link):
         made = model()
-        with pytest.raises(ConfigError, match="trains by diloco.*every=3.*by diloco|trains by diloco.*every=2.*by diloco"):
+        with pytest.raises(ConfigError, match=r"trains by diloco.*every=[23].*by diloco"):
             attach(made, sgd(made), "diloco", link, every=2 + link.rank)
         return True
 

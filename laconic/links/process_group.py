@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconic.errors import ConfigError, PeerLost, unknown
+from laconic.errors import ConfigError, PeerLost, PeerTimeout, unknown
 from laconic.links.base import PATIENCE
 from laconic.links.rendezvous import rendezvous
 from laconic.links.tcp import TcpLink
@@ -64,7 +64,7 @@ class ProcessGroupLink(TcpLink):
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The group's own all-reduce, in place; the ring over TCP for a dtype that gloo cannot sum.
 
-        Raises: PeerLost, naming who does not answer.
+        Raises: PeerLost, naming who does not answer; PeerTimeout, naming who answers but has not come to this sum.
         """
         import torch.distributed as dist
 
@@ -72,11 +72,19 @@ class ProcessGroupLink(TcpLink):
             return tensor
         if tensor.device.type != self.device.type or (self.backend == "gloo" and tensor.dtype not in GLOO_SUMS):
             return super().all_reduce(tensor)
+        self._round += 1
         try:
             with self._waiting():
                 dist.all_reduce(tensor)
         except RuntimeError as error:
             missing = self.roll_call()
+            late = min((p.rank for p in self._peers.values() if p.round < self._round), default=None)
+            if not missing and late is not None:
+                raise PeerTimeout(
+                    f"worker {self.rank}: worker {late} answers but has not come to the all-reduce "
+                    f"that the others began {self.timeout:g} s ago",
+                    late,
+                ) from error
             if not missing:
                 raise
             peer, why = min(missing.items())

@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -44,17 +44,19 @@ class Peer:
         self.answered = threading.Event()
         self.lost: str | None = None
         self.lost_at = 0.0
+        self.round = 0  # how many native collectives it had begun when it last answered
         self.left = False  # it said goodbye: it is gone, but not because something broke
 
-    def read(self) -> None:
+    def read(self, round_here: Callable[[], int] = lambda: 0) -> None:
         """Read messages until the connection ends; runs on a thread of its own."""
         try:
             while True:
                 length, due = ENVELOPE.unpack(raw_bytes(self._take(ENVELOPE.size)))
                 if length == PING:
                     with self.sending:
-                        self.connection.sendall(ENVELOPE.pack(PONG, 0))
+                        self.connection.sendall(ENVELOPE.pack(PONG, round_here()))
                 elif length == PONG:
+                    self.round = due
                     self.answered.set()
                 elif length == BYE:
                     self.left = True
@@ -88,6 +90,8 @@ class TcpLink(Link):
 
     Raises: PeerTimeout, naming the peer, if one has not come within ``timeout`` seconds.
     """
+
+    _round = 0  # native collectives begun, which a roll call tells the peers
 
     def __init__(self, rank: int, size: int, store: Any, *, timeout: float = PATIENCE, host: str | None = None) -> None:
         super().__init__(rank, size, timeout)
@@ -136,7 +140,10 @@ class TcpLink(Link):
         seconds = struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
         peer = self._peers[rank] = Peer(rank, connection)
-        threading.Thread(target=peer.read, name=f"laconic-read-{rank}", daemon=True).start()
+        reading = threading.Thread(
+            target=peer.read, args=(lambda: self._round,), name=f"laconic-read-{rank}", daemon=True
+        )
+        reading.start()
 
     # -- messages --------------------------------------------------------------------------------------------
 

@@ -78,6 +78,26 @@ def test_a_worker_that_stands_still_is_named_by_all_others_after_the_timeout(kin
         assert 1.0 < seconds < 10
 
 
+def elsewhere(timeout):
+    """Worker 2 is alive, and answers, but busy with something else than the sum that the others wait in."""
+    link = workers.connect("process_group", timeout)
+    link.all_reduce(torch.ones(4))
+    if link.rank == 2:
+        workers.time.sleep(3 * timeout)
+        return None
+    return link.all_reduce(torch.ones(100_000))
+
+
+@pytest.mark.processes
+def test_a_worker_that_answers_but_does_not_come_to_a_native_collective_is_named_after_the_timeout():
+    *others, _ = workers.run(3, elsewhere, 1.5, silent=(2,))
+    for status, *rest in others:
+        assert status == "peer", (status, rest)
+        kind_of_error, peer, message, _ = rest
+        assert (kind_of_error, peer) == ("PeerTimeout", 2), message
+        assert "has not come to the all-reduce" in message
+
+
 def one_after_the_other(kind, closing):
     links, sums = [], []
     for _ in range(3):
