@@ -330,7 +330,9 @@ def testbed(
         _say(beds.hosts_report(bed))
         try:
             if argv:
-                status = max((abs(s) for s in beds.run_everywhere(bed, argv)), default=0)
+                statuses = beds.run_everywhere(bed, argv)
+                # A command's own failure before the signal that ended the others for it.
+                status = max(statuses) if max(statuses) > 0 else abs(min(statuses))
                 for counter in bed.counters():
                     sent, received = counter.sent_bytes, counter.received_bytes
                     _say(f"worker {counter.worker}: {sent:,} bytes sent, {received:,} received")

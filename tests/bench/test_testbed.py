@@ -155,7 +155,7 @@ def test_a_delayed_flow_keeps_its_rate():
     with Testbed(parse("100mbit,5ms", 2)) as testbed:
         assert flow(testbed, 0, 1, 12.5e6) == pytest.approx(12.5e6, rel=0.05)
         sent, received = testbed.counters()
-        assert sent.sent_bytes == received.received_bytes
+        assert 0 <= sent.sent_bytes - received.received_bytes <= 1514  # the last frame may still be on its way
 
 
 # -- training inside --------------------------------------------------------------------------------------------
