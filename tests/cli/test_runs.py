@@ -238,7 +238,7 @@ def test_the_meter_agrees_with_the_kernels_count_of_what_left_each_worker(tmp_pa
 @pytest.mark.root
 @pytest.mark.skipif(beds.available() is not None, reason=str(beds.available()))
 def test_the_testbed_tells_each_command_who_it_is_and_passes_its_failure_on(laconic):
-    script = 'echo "$RANK of $WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT"; exit $((RANK * 3))'
+    script = 'echo "$RANK of $WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT"; [ $RANK = 0 ] || sleep 0.5; exit $((RANK * 3))'
     status, out, told = laconic("testbed", "--workers", 2, "--link", "50mbit", "--", "sh", "-c", script)
     assert status == 3, told
     assert "0 of 2 at " in out
