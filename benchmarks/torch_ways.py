@@ -26,7 +26,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "laconic powersgd": ("powersgd", {"rank": 4}),
     "laconic streaming-diloco": (
         "streaming-diloco",
-        {"every": 12, "fragments": 3, "overlap": 2, "lr": 0.7, "momentum": 0.8},
+        {"every": 24, "fragments": 3, "overlap": 2, "lr": 0.7, "momentum": 0.8},
     ),
 }
 TORCH = ("torch DDP", "torch DDP fp16 hook", "torch post-local SGD", "torch PowerSGD rank 4")
