@@ -24,7 +24,19 @@ class Compressor(NamedTuple):
     floating-point tensor that another compressor may compress further (see :func:`chain`); ``None`` if none can.
     ``sparse``: some entries are not sent at all, so that what is compressed must be a change and not a state.
     ``momentum``: what is sent already holds momentum, and the optimizer must add none. ``no_feedback``: why what it
-    drops must not be added to the next tensor from outside; empty where it may be.
+    drops must not be added to the next tensor from outside; empty where it may be. ``sized``: a packet's bytes follow
+    from the tensor's shape alone; where not, those of a ``meta`` tensor are what random values would take.
+
+    Error, for a tensor of so many entries: ``delta(numel)`` of a contractive compressor says
+    ``E|C(x) - x|^2 <= (1 - delta) |x|^2``; ``omega(numel)`` of an unbiased one, ``E C(x) = x`` and
+    ``E|C(x) - x|^2 <= omega |x|^2``. ``None`` where it is not so, or not known.
+
+    Shortcuts, for what could be put together from the above but more slowly: ``carry(tensor, residual, state)``
+    compresses ``tensor + residual`` and returns ``(packet, what it dropped, new state)``; ``add(packet, into, weight)``
+    adds ``weight`` times the decompressed tensor to ``into``.
+
+    ``integrate(mean, state)`` makes of the mean of everyone's decompressed tensors what is meant, where changes are
+    sent that must be summed up: ``(tensor, new state)``.
     """
 
     init: Callable[[Tensor], Any]
@@ -36,6 +48,38 @@ class Compressor(NamedTuple):
     sparse: bool = False
     momentum: bool = False
     no_feedback: str = ""
+    sized: bool = True
+    delta: Callable[[int], float] | None = None
+    omega: Callable[[int], float] | None = None
+    carry: Callable[[Tensor, Tensor, Any], tuple[Packet, Tensor, Any]] | None = None
+    add: Callable[[Packet, Tensor, float], None] | None = None
+    integrate: Callable[[Tensor, Any], tuple[Tensor, Any]] | None = None
+
+
+def carry(compressor: Compressor, x: Tensor, residual: Tensor, state: Any) -> tuple[Packet, Tensor, Any]:
+    """Compress ``x + residual``: the packet, what it leaves out (a tensor of its own), and the new state.
+
+    Law:    ``decompress(packet) + left == x + residual``.
+    Raises: NotANumber if the sum holds NaN or infinity.
+    """
+    if compressor.carry is not None:
+        return compressor.carry(x, residual, state)
+    wanted = x + residual
+    finite(compressor.name, wanted)
+    packet, after = compressor.compress(wanted, state)
+    # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``wanted``.
+    return packet, wanted - compressor.decompress(packet), after
+
+
+def accumulate(compressor: Compressor, packet: Packet, into: Tensor, weight: float = 1.0) -> None:
+    """Add ``weight`` times what ``packet`` decompresses to, to a tensor of its shape.
+
+    Raises: PacketError.
+    """
+    if compressor.add is not None:
+        compressor.add(packet, into, weight)
+    else:
+        into.add_(compressor.decompress(packet).to(into), alpha=weight)
 
 
 def stateless(like: Tensor) -> tuple[()]:

@@ -44,13 +44,25 @@ def _pair(outer: Compressor, inner: Compressor) -> Compressor:
 
     def compress(x: Tensor, state: Chained) -> tuple[Packet, Chained]:
         packet, outer_state = outer.compress(x, state[0])
-        refined, inner_state = inner.compress(packet.tensors[part], state[1])
+        whole, inner_state = finish(packet, state[1])
+        return whole, (outer_state, inner_state)
+
+    def finish(packet: Packet, state: Any) -> tuple[Packet, Any]:
+        refined, after = inner.compress(packet.tensors[part], state)
         tensors = {name: t for name, t in packet.tensors.items() if name != part}
         tensors |= {f"{part}/{name}": t for name, t in refined.tensors.items()}
-        header = packet.header | {f"{part}/": refined.header}
-        return Packet(tensors, header), (outer_state, inner_state)
+        return Packet(tensors, packet.header | {f"{part}/": refined.header}), after
 
-    def decompress(packet: Packet) -> Tensor:
+    def carry(x: Tensor, residual: Tensor, state: Chained) -> tuple[Packet, Tensor, Chained]:
+        assert outer.carry is not None
+        assert outer.add is not None
+        packet, left, outer_state = outer.carry(x, residual, state[0])
+        whole, inner_state = finish(packet, state[1])
+        error = packet.tensors[part] - joined(whole).tensors[part]
+        outer.add(Packet(packet.tensors | {part: error}, packet.header), left, 1.0)
+        return whole, left, (outer_state, inner_state)
+
+    def joined(packet: Packet) -> Packet:
         header = packet.header.get(f"{part}/")
         if not isinstance(header, dict):
             raise PacketError(f"packet: it lacks the header of its refined {part!r}")
@@ -63,20 +75,24 @@ def _pair(outer: Compressor, inner: Compressor) -> Compressor:
         if len(shape) != 1 or numel > promised(packet)[1]:
             raise PacketError(f"packet: its refined {part!r} promises shape {list(shape)}, more than the whole tensor")
         values = inner.decompress(inside)
-        joined = Packet(rest | {part: values}, {k: v for k, v in packet.header.items() if k != prefix})
-        need(joined, part, (values.dtype,))
-        return outer.decompress(joined)
+        need(Packet({part: values}), part, (values.dtype,))
+        return Packet(rest | {part: values}, {k: v for k, v in packet.header.items() if k != prefix})
+
+    add = outer.add
 
     return Compressor(
         init,
         compress,
-        decompress,
+        lambda packet: outer.decompress(joined(packet)),
         summable=outer.summable and inner.summable,
         name=f"chain({outer.name}, {inner.name})",
         refines=f"{part}/{inner.refines}" if inner.refines else None,
         sparse=outer.sparse or inner.sparse,
         momentum=outer.momentum or inner.momentum,
         no_feedback=outer.no_feedback or inner.no_feedback,
+        sized=outer.sized and inner.sized,
+        carry=carry if outer.carry and add else None,
+        add=(lambda packet, into, weight: add(joined(packet), into, weight)) if add else None,
     )
 
 

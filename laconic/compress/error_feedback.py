@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, finite, needs_feedback
+from laconic.compress.base import Compressor, carry, needs_feedback
 from laconic.compress.topk import topk
 from laconic.packet import Packet
 from laconic.state import checkpointed
@@ -36,11 +36,16 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
         return ErrorFeedbackState(torch.zeros_like(like), inner.init(like))
 
     def compress(x: Tensor, state: ErrorFeedbackState) -> tuple[Packet, ErrorFeedbackState]:
-        wanted = x + state.residual
-        finite("error_feedback", wanted)
-        packet, inner_state = inner.compress(wanted, state.inner)
-        # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``wanted``.
-        return packet, ErrorFeedbackState(wanted - inner.decompress(packet), inner_state)
+        packet, residual, after = carry(inner, x.detach(), state.residual, state.inner)
+        return packet, ErrorFeedbackState(residual, after)
 
     name = f"error_feedback({inner.name})"
-    return inner._replace(init=init, compress=compress, name=name, no_feedback="keeps what it drops already")
+    return inner._replace(
+        init=init,
+        compress=compress,
+        name=name,
+        carry=None,
+        delta=None,
+        omega=None,
+        no_feedback="keeps what it drops already",
+    )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, finite, needs_feedback
+from laconic.compress.base import Compressor, carry, needs_feedback
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
@@ -47,24 +47,20 @@ def momentum_correction(
         return MomentumCorrectionState(torch.zeros_like(like), torch.zeros_like(like), inner.init(like))
 
     def compress(x: Tensor, state: MomentumCorrectionState) -> tuple[Packet, MomentumCorrectionState]:
-        if nesterov:
-            u = (state.momentum + x).mul_(momentum)
-            v = state.velocity + u + x
-        else:
-            u = (state.momentum * momentum).add_(x)
-            v = state.velocity + u
-        finite("momentum_correction", v)
-        packet, inner_state = inner.compress(v, state.inner)
-        sent = inner.decompress(packet)
+        x = x.detach()
+        u = (state.momentum + x).mul_(momentum) if nesterov else (state.momentum * momentum).add_(x)
+        packet, velocity, after = carry(inner, u + x if nesterov else u, state.velocity, state.inner)
         if masking:
-            u = u.masked_fill_(sent != 0, 0)
-        # Not in place: the packet of a compressor that changes nothing (identity) is the memory of ``v``.
-        return packet, MomentumCorrectionState(u, v - sent, inner_state)
+            u = u.masked_fill_(inner.decompress(packet) != 0, 0)
+        return packet, MomentumCorrectionState(u, velocity, after)
 
     return inner._replace(
         init=init,
         compress=compress,
         name=f"momentum_correction({inner.name})",
         momentum=momentum > 0,
+        carry=None,
+        delta=None,
+        omega=None,
         no_feedback="keeps what it drops already",
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from laconic.compress import base
 from laconic.compress.base import Compressor, share
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
@@ -43,9 +44,15 @@ def warm_up(
     def init(like: Tensor) -> WarmUpState:
         return WarmUpState(0, levels[-1].init(like))
 
+    def level(step: int) -> Compressor:
+        return levels[min(step * count // steps, count) if steps else 0]
+
     def compress(x: Tensor, state: WarmUpState) -> tuple[Packet, WarmUpState]:
-        level = levels[min(state.step * count // steps, count) if steps else 0]
-        packet, inner = level.compress(x, state.inner)
+        packet, inner = level(state.step).compress(x, state.inner)
         return packet, WarmUpState(state.step + 1, inner)
 
-    return levels[-1]._replace(init=init, compress=compress, name=f"warm_up({levels[-1].name})")
+    def carry(x: Tensor, residual: Tensor, state: WarmUpState) -> tuple[Packet, Tensor, WarmUpState]:
+        packet, left, inner = base.carry(level(state.step), x, residual, state.inner)
+        return packet, left, WarmUpState(state.step + 1, inner)
+
+    return levels[-1]._replace(init=init, compress=compress, carry=carry, name=f"warm_up({levels[-1].name})")

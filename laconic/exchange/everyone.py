@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from laconic.aggregate.mean import Rule, mean
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, accumulate
 from laconic.compress.identity import identity
 from laconic.errors import ClashError, PacketError
 from laconic.exchange.base import Exchange, Tensors
@@ -71,8 +71,13 @@ def everyone(
                         check_shape(body[i], tensor)
                     # In rank order, mine decompressed too: adding mine as it was would be more exact, and the workers
                     # would drift apart.
-                    parts = [choose(tensor).decompress(body[i]).to(tensor.device) for body in bodies]
-                    combined.append(rule.combine(parts, weights))
+                    heard_here = [body[i] for body in bodies]
+                    combined.append(_combine(rule, choose(tensor), heard_here, weights, tensor))
+        for i, tensor in enumerate(tensors):
+            integrate = choose(tensor).integrate
+            if integrate is not None:
+                with link.meter.compressing():
+                    combined[i], inner[i] = integrate(combined[i], inner[i])
         return combined, EveryoneState(inner)
 
     name = f"everyone({main.name})" if rule.name == "mean" else f"everyone({main.name}, {rule.name})"
@@ -91,6 +96,18 @@ def ring(compressor: Compressor | None = None, combine: Rule | None = None) -> E
         )
     exchange = everyone(inner, combine, inner)
     return exchange._replace(name=f"ring({inner.name})")
+
+
+def _combine(rule: Rule, compressor: Compressor, packets: list[Packet], weights: list[float], like: Tensor) -> Tensor:
+    """What ``rule`` makes of everyone's packets for one tensor; a linear rule needs no dense tensor for each."""
+    if not rule.linear:
+        return rule.combine([compressor.decompress(p).to(like.device) for p in packets], weights)
+    # In at least float32: a sum of many has more digits than each of them.
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    total = torch.zeros(like.shape, dtype=dtype, device=like.device)
+    for packet, weight in zip(packets, weights, strict=True):
+        accumulate(compressor, packet, total, weight)
+    return total.div_(sum(weights)).to(like.dtype)
 
 
 def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:

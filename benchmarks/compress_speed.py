@@ -1,0 +1,108 @@
+"""What compressing costs, in units of one copy of the same tensor, beside torch's own and the plain torch forms.
+
+    python benchmarks/compress_speed.py [--numel 25000000] [--threads 1,2] [--only topk,int8] [--rounds 7]
+
+A copy is ``dst.copy_(src)`` with both allocated, measured before and after each case in the same process: figures are
+medians of ratios to the copies beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import heading
+
+from laconic import compress, kernels
+from laconic.compress.base import accumulate
+from laconic.compress.places import decode, encode
+
+
+def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
+    """Each case with what it is to reach."""
+    k = x.numel() // 100
+    sparse, _ = compress.topk(0.01).compress(x, ())
+    into = torch.zeros_like(x)
+    places = decode(sparse, x.numel(), k)
+
+    def compressing(compressor: compress.Compressor) -> Callable[[], Any]:
+        state = compressor.init(x)
+        return lambda: compressor.compress(x, state)
+
+    def feeding_back(compressor: compress.Compressor) -> Callable[[], Any]:
+        feedback = compress.error_feedback(compressor)
+        state = [feedback.init(x)]
+
+        def run() -> None:
+            state[0] = feedback.compress(x, state[0])[1]
+
+        return run
+
+    def plain(run: Callable[[], Any]) -> Callable[[], Any]:
+        def inside() -> None:
+            with kernels.plain():
+                run()
+
+        return inside
+
+    return {
+        "torch.topk 1 %": (lambda: x.abs().topk(k), ""),
+        "topk 1 %": (compressing(compress.topk(0.01)), "3"),
+        "topk 1 %, error feedback": (feeding_back(compress.topk(0.01)), "1.5"),
+        "topk 1 %, plain": (plain(compressing(compress.topk(0.01))), ""),
+        "decompress and add 1 %": (lambda: accumulate(compress.topk(), sparse, into, 1.0), "0.3"),
+        "code places of 1 %": (lambda: encode(places, x.numel()), "0.3"),
+        "read places of 1 %": (lambda: decode(sparse, x.numel(), k), ""),
+        "random_k 1 %": (compressing(compress.random_k(0.01)), "0.1"),
+        "random_k 1 %, error feedback": (feeding_back(compress.random_k(0.01)), ""),
+        "int8": (compressing(compress.int8()), "1.3"),
+        "int8 to nearest": (compressing(compress.int8(stochastic=False)), "1.3"),
+        "int8 to nearest, error feedback": (feeding_back(compress.int8(stochastic=False)), ""),
+        "int8 to nearest, plain": (plain(compressing(compress.int8(stochastic=False))), ""),
+        "e3m0": (compressing(compress.e3m0()), "1.3"),
+    }
+
+
+def timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--numel", type=int, default=25_000_000)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--only", default="", help="cases whose names contain one of these")
+    parser.add_argument("--rounds", type=int, default=7)
+    chosen = parser.parse_args()
+    heading(f"compressing {chosen.numel:,} normal floats")
+    x = torch.randn(chosen.numel, generator=torch.Generator().manual_seed(0))
+    copied = torch.empty_like(x)
+    wanted = [word for word in chosen.only.split(",") if word]
+    for threads in map(int, chosen.threads.split(",")):
+        torch.set_num_threads(threads)
+        copies = [timed(lambda: copied.copy_(x)) for _ in range(5)][1:]
+        each = statistics.median(copies) / chosen.numel * 1e9
+        print(f"\n{threads} thread{'s' * (threads > 1)}; one copy {each:.2f} ns an entry")
+        print(f"{'':<36}{'copies':>8}{'wanted':>8}{'ns/entry':>10}", flush=True)
+        for name, (run, bound) in cases(x).items():
+            if wanted and not any(word in name for word in wanted):
+                continue
+            run()  # compiles, and warms the memory up
+            ratios, times = [], []
+            for _ in range(chosen.rounds if "torch.topk" not in name else 2):
+                before = timed(lambda: copied.copy_(x))
+                taken = timed(run)
+                ratios.append(2 * taken / (before + timed(lambda: copied.copy_(x))))
+                times.append(taken)
+            ns = statistics.median(times) / chosen.numel * 1e9
+            print(f"{name:<36}{statistics.median(ratios):>8.2f}{bound:>8}{ns:>10.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
