@@ -2,7 +2,10 @@
 
 from laconic.compress.base import Compressor
 from laconic.compress.chain import chain
+from laconic.compress.damped import damped
 from laconic.compress.e3m0 import e3m0
+from laconic.compress.econtrol import econtrol
+from laconic.compress.ef21 import ef21, ef21_sgdm
 from laconic.compress.error_feedback import error_feedback
 from laconic.compress.half import half
 from laconic.compress.identity import identity
@@ -15,7 +18,11 @@ from laconic.compress.warm_up import warm_up
 __all__ = [
     "Compressor",
     "chain",
+    "damped",
     "e3m0",
+    "econtrol",
+    "ef21",
+    "ef21_sgdm",
     "error_feedback",
     "half",
     "identity",

@@ -36,7 +36,10 @@ class Compressor(NamedTuple):
     adds ``weight`` times the decompressed tensor to ``into``.
 
     ``integrate(mean, state)`` makes of the mean of everyone's decompressed tensors what is meant, where changes are
-    sent that must be summed up: ``(tensor, new state)``.
+    sent that must be summed up: ``(tensor, new state)``. The tensor is nobody else's memory. It needs a fixed group
+    whose weights do not change, and means of at least float32.
+
+    ``block``: values are compressed in blocks of so many, so that a long tensor is best cut at a multiple of it.
     """
 
     init: Callable[[Tensor], Any]
@@ -54,6 +57,7 @@ class Compressor(NamedTuple):
     carry: Callable[[Tensor, Tensor, Any], tuple[Packet, Tensor, Any]] | None = None
     add: Callable[[Packet, Tensor, float], None] | None = None
     integrate: Callable[[Tensor, Any], tuple[Tensor, Any]] | None = None
+    block: int = 1
 
 
 def carry(compressor: Compressor, x: Tensor, residual: Tensor, state: Any) -> tuple[Packet, Tensor, Any]:
@@ -107,6 +111,15 @@ def needs_feedback(what: str, compressor: Compressor) -> None:
             f"{what}: {compressor.name} {compressor.no_feedback}, so that what is added would grow without bound; use "
             "one without the other (a method's feedback=false leaves error_feedback out)"
         )
+
+
+def needs_values(what: str, compressor: Compressor, why: str) -> None:
+    """Refuse a compressor that sends changes (it has ``integrate``) where nothing would add them up rightly.
+
+    Raises: ClashError.
+    """
+    if compressor.integrate is not None:
+        raise ClashError(f"{what}: {compressor.name} sends changes for everyone to add up; {why}")
 
 
 def finite(what: str, values: Tensor) -> None:

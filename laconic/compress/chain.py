@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, promised
+from laconic.compress.base import Compressor, needs_values, promised
 from laconic.compress.int8 import int8
 from laconic.compress.topk import topk
 from laconic.errors import ClashError, PacketError
@@ -30,6 +30,8 @@ def chain(*compressors: Compressor) -> Compressor:
 
 
 def _pair(outer: Compressor, inner: Compressor) -> Compressor:
+    for member in (outer, inner):
+        needs_values("chain", member, "put the whole chain inside it, ef21(chain(...)) say")
     part = outer.refines
     if part is None:
         raise ClashError(

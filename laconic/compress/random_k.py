@@ -69,6 +69,8 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0) -> Comp
         refines="values",
         sparse=True,
         no_feedback="(scaled) sends more than it was given" if scaled else "",
+        delta=None if scaled else lambda numel: math.ceil(density * numel) / max(1, numel),
+        omega=(lambda numel: numel / max(1, math.ceil(density * numel)) - 1 if numel else 0.0) if scaled else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from laconic.compress import base
-from laconic.compress.base import Compressor, share
+from laconic.compress.base import Compressor, needs_values, share
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
@@ -38,6 +38,7 @@ def warm_up(
     share("warm_up", start, "start")
     if start < density or steps < 0:
         raise ConfigError(f"warm_up: start ({start}) must be at least density ({density}), and steps ({steps}) >= 0")
+    needs_values("warm_up", kind(density), "put the warm-up inside it, ef21(warm_up(...)) say")
     count = 4 if steps else 0
     levels = [kind(start * (density / start) ** (i / 4)) for i in range(count)] + [kind(density)]
 

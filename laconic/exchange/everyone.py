@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from laconic.aggregate.mean import Rule, mean
-from laconic.compress.base import Compressor, accumulate
+from laconic.compress.base import Compressor, accumulate, needs_values
 from laconic.compress.identity import identity
 from laconic.errors import ClashError, PacketError
 from laconic.exchange.base import Exchange, Tensors
@@ -33,14 +33,21 @@ def everyone(
     default the compressor itself if its packets are summable, and uncompressed if not. Every compressor works on
     one parameter at a time, so results do not depend on how parameters share messages.
 
+    A compressor that sends changes (:func:`ef21`, :func:`econtrol`) needs a linear rule, a group that stays the same
+    and weights that do too: what was told before is not weighed again.
+
     Wire:   summable packets: one all-reduce, ``2 (n-1)/n`` times their bytes out of each of n workers (and the
             weights beforehand, if they are weighted and of 16 bits).
             Others: one all-gather, ``(n-1)`` times their bytes.
+    Raises: ClashError for changes under a rule that is not linear.
     """
     main = compressor if compressor is not None else identity()
     rule = combine if combine is not None else mean()
     minor = small if small is not None else (main if main.summable else identity())
     summed = main.summable and minor.summable and rule.linear
+    if not rule.linear:
+        for part in (main, minor):
+            needs_values("everyone", part, f"the {rule.name} of changes is no change of a {rule.name}; use mean()")
 
     def choose(tensor: Tensor) -> Compressor:
         return main if tensor.dim() > 1 else minor
@@ -73,11 +80,12 @@ def everyone(
                     # would drift apart.
                     heard_here = [body[i] for body in bodies]
                     combined.append(_combine(rule, choose(tensor), heard_here, weights, tensor))
-        for i, tensor in enumerate(tensors):
-            integrate = choose(tensor).integrate
-            if integrate is not None:
-                with link.meter.compressing():
+        with link.meter.compressing():
+            for i, tensor in enumerate(tensors):
+                integrate = choose(tensor).integrate
+                if integrate is not None:
                     combined[i], inner[i] = integrate(combined[i], inner[i])
+                combined[i] = combined[i].to(tensor.dtype)
         return combined, EveryoneState(inner)
 
     name = f"everyone({main.name})" if rule.name == "mean" else f"everyone({main.name}, {rule.name})"
@@ -99,7 +107,10 @@ def ring(compressor: Compressor | None = None, combine: Rule | None = None) -> E
 
 
 def _combine(rule: Rule, compressor: Compressor, packets: list[Packet], weights: list[float], like: Tensor) -> Tensor:
-    """What ``rule`` makes of everyone's packets for one tensor; a linear rule needs no dense tensor for each."""
+    """What ``rule`` makes of everyone's packets for one tensor; a linear rule needs no dense tensor for each.
+
+    A linear rule's result is of at least float32, rounded only once changes have been added up.
+    """
     if not rule.linear:
         return rule.combine([compressor.decompress(p).to(like.device) for p in packets], weights)
     # In at least float32: a sum of many has more digits than each of them.
@@ -107,7 +118,7 @@ def _combine(rule: Rule, compressor: Compressor, packets: list[Packet], weights:
     total = torch.zeros(like.shape, dtype=dtype, device=like.device)
     for packet, weight in zip(packets, weights, strict=True):
         accumulate(compressor, packet, total, weight)
-    return total.div_(sum(weights)).to(like.dtype)
+    return total.div_(sum(weights))
 
 
 def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:

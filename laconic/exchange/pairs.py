@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from laconic.aggregate.mean import Rule, mean
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, needs_values
 from laconic.compress.identity import identity
 from laconic.errors import PacketError
 from laconic.exchange.base import Exchange, Tensors
@@ -36,6 +36,7 @@ def pairs(compressor: Compressor | None = None, combine: Rule | None = None, see
     """
     inner = compressor if compressor is not None else identity()
     rule = combine if combine is not None else mean()
+    needs_values("pairs", inner, "a partner holds only some of them; use everyone(...), or error_feedback here")
 
     def init(tensors: Tensors) -> PairsState:
         return PairsState(0, [inner.init(t) for t in tensors])
