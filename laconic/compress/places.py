@@ -55,11 +55,7 @@ def encode(places: Int[Tensor, " k"], numel: int) -> tuple[UInt8[Tensor, " bytes
         return pack_bits(bits), low
     loops = kernels.loops("rice") if places.device.type == "cpu" else None
     if loops is not None and k:
-        rising = places.int().numpy()
-        first = -(-loops.unary_bits(rising, low) // 8)
-        streams = torch.zeros(first + -(-k * low // 8), dtype=torch.uint8)
-        loops.encode(rising, low, streams[:first].numpy(), streams[first:].numpy())
-        return streams, low
+        return loops.encode(places, low), low
     gaps = places.long().diff(prepend=places.new_full((1,), -1, dtype=torch.int64)) - 1
     ends = (gaps >> low).add_(1).cumsum(0) - 1
     unary = torch.zeros(-(-(int(ends[-1]) + 1) // 8) * 8 if k else 0, dtype=torch.uint8, device=places.device)
@@ -92,12 +88,10 @@ def decode(packet: Packet, numel: int, k: int) -> Int[Tensor, " k"]:
         raise PacketError(f"packet: {data.numel()} bytes are no {k} places with {low} plain bits each")
     loops = kernels.loops("rice") if data.device.type == "cpu" else None
     if loops is not None:
-        places = torch.empty(k, dtype=torch.int32)
-        bytes_ = data.contiguous().numpy()
-        answer = loops.decode(bytes_[:first], bytes_[first:], low, numel, places.numpy())
-        if answer == loops.UNFINISHED:
+        places = loops.decode(data, low, numel, k)
+        if isinstance(places, int) and places == loops.UNFINISHED:
             raise PacketError(f"packet: its codes do not end after {k} places")
-        if answer == loops.OUTSIDE:
+        if isinstance(places, int):
             raise PacketError(f"packet: a place is outside the tensor's {numel} entries")
         return places
     ends = unpack_bits(data[:first]).nonzero().squeeze(1)

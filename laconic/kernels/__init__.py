@@ -23,6 +23,7 @@ from torch import Tensor
 SHARE = 1 << 17  # elements that are worth a thread of their own
 KEPT = 1 << 24  # bytes; above this, malloc gives memory back to the system and gets it again page by page
 SPARE = 2  # buffers kept of one size
+LINE = 64  # bytes of a cache line, where large memory begins
 
 _plain = False
 _spare: dict[int, list[np.ndarray]] = {}
@@ -86,7 +87,9 @@ def empty_like(tensor: Tensor) -> Tensor:
     try:
         memory = _spare.setdefault(nbytes, []).pop()
     except IndexError:
-        memory = np.empty(nbytes, dtype=np.uint8)
+        memory = np.empty(nbytes + LINE, dtype=np.uint8)
+        first = -memory.ctypes.data % LINE
+        memory = memory[first : first + nbytes]
     lent = memory.view()  # dies with the last tensor that lies in it
     weakref.finalize(lent, _take_back, memory).atexit = False
     return torch.from_numpy(lent).view(tensor.dtype).reshape(tensor.shape)

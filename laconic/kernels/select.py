@@ -13,12 +13,14 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from laconic.kernels import empty_like, in_parallel
+from laconic.kernels import KEPT, empty_like, in_parallel
+from laconic.kernels.simd import LINE, WIDTH, ahead, fence, large, lowest, split, split_around_cache
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
-SAMPLE = 1 << 16  # magnitudes that the guess at the threshold looks at
+AHEAD = 32  # entries for which memory is fetched before it is needed
+SAMPLE = 1 << 17  # magnitudes that the guess at the threshold looks at
 WORTH_GUESSING = 1 << 15  # under this many entries a histogram is as quick
-RUN = 32  # entries that are looked at together: most runs hold nothing large, and end with one comparison
+BINS, BIN = 4096, 10  # of the histogram that separates candidates: half a power of two above the threshold
 FULL = -1
 
 Candidates = list[tuple[np.ndarray, np.ndarray]]
@@ -37,12 +39,15 @@ def pick(flat: Tensor, residual: Tensor | None, k: int) -> tuple[Tensor, Tensor,
     left = None if residual is None else empty_like(flat)
     out = None if left is None else left.numpy()
     found: Candidates = []
+    threshold = 0
     if n >= WORTH_GUESSING and 4 * k <= n:
         stride = n // SAMPLE | 1  # odd, so that it does not step along one column of a matrix
         sample = x[::stride] if e is None else x[::stride] + e[::stride]
         expected = k * sample.size / n
-        rank = min(sample.size, math.ceil(expected + 3 * math.sqrt(expected) + 2))
-        found = _gather(x, e, out, kth_largest(np.ascontiguousarray(sample).view(np.int32), rank), 2 * k, n)
+        # Two standard deviations: to guess too high once in fifty times costs less than to put more back every time.
+        rank = min(sample.size, math.ceil(expected + 2 * math.sqrt(expected) + 2))
+        threshold = int(kth_largest(np.ascontiguousarray(sample).view(np.int32), rank))
+        found = _gather(x, e, out, threshold, 2 * k, n)
     if sum(places.size for places, _ in found) < k:
         if out is not None:
             np.add(x, e, out=out)  # type: ignore[arg-type]
@@ -50,12 +55,13 @@ def pick(flat: Tensor, residual: Tensor | None, k: int) -> tuple[Tensor, Tensor,
         counts = np.sum(in_parallel(lambda _, start, stop: _count(x, start, stop), n), axis=0)
         passing = np.cumsum(counts[::-1])
         place = int(np.searchsorted(passing, k))
-        found = _gather(x, None, None, (len(passing) - 1 - place) << 20, int(passing[place]), n)
+        threshold = (len(passing) - 1 - place) << 20
+        found = _gather(x, None, None, threshold, int(passing[place]), n)
         if out is not None:
             for places, _ in found:
                 out[places] = 0
-    places, values = (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
-    settle(places, values, values.view(np.int32), k, values if out is None else out, out is not None)
+    places, values = found[0] if len(found) == 1 else (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
+    settle(places, values, values.view(np.int32), k, threshold, values if out is None else out, out is not None)
     return torch.from_numpy(places[:k]), torch.from_numpy(values[:k]), left
 
 
@@ -66,18 +72,20 @@ def add_at(out: Tensor, places: Tensor, values: Tensor, weight: float) -> None:
 
 def _gather(x, e, out, threshold, most, n) -> Candidates:  # type: ignore[no-untyped-def]
     """Candidates of each part of ``x`` (``+ e``, into ``out``), in order; none if one part has more than ``most``."""
-    bits = (x if out is None else out).view(np.int32)
+    loop = sweep
+    if out is not None and out.nbytes >= KEPT and out.ctypes.data % LINE == 0:
+        loop = sweep_around_cache
 
     def run(_: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
-        room = min(stop - start, most) + RUN
+        room = min(stop - start, most) + WIDTH
         places, values = np.empty(room, np.int32), np.empty(room, np.float32)
         if out is None:
-            count = collect(x, bits, threshold, places, values, start, stop)
+            count = collect(x, x.view(np.int32), threshold, places, values, start, stop)
         else:
-            count = sweep(x, e, out, bits, threshold, places, values, start, stop)
+            count = loop(x, e, out, threshold, places, values, start, stop)
         return None if count == FULL else (places[:count], values[:count])
 
-    found = in_parallel(run, n, RUN)
+    found = in_parallel(run, n, WIDTH)
     return [] if any(part is None for part in found) else found
 
 
@@ -88,51 +96,90 @@ def _count(x: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def sweep(x, residual, out, bits, threshold, places, values, start, stop):
+def sweep(x, residual, out, threshold, places, values, start, stop):
     """``out = x + residual``, where what reaches ``threshold`` is put into ``places`` and ``values`` and left 0.
 
-    ``bits`` is ``out``'s memory as integers. Returns how many, or ``FULL`` when ``places`` has no room (``out`` is then
-    good for nothing).
+    Returns how many, or ``FULL`` when ``places`` has no room (``out`` is then good for nothing).
     """
-    room = places.size
+    room = places.size - WIDTH
     count = 0
-    for base in range(start, stop, RUN):
-        end = min(base + RUN, stop)
-        for i in range(base, end):
-            out[i] = x[i] + residual[i]
-        top = np.int32(0)
-        for i in range(base, end):
-            top = max(top, np.int32(bits[i] & MAGNITUDE))
-        if top >= threshold:
-            if count + RUN > room:
+    whole = start + (stop - start) // WIDTH * WIDTH
+    for base in range(start, whole, WIDTH):
+        mask = split(x, residual, out, base, threshold)
+        if mask:
+            if count > room:
                 return FULL
-            for i in range(base, end):
-                if (bits[i] & MAGNITUDE) >= threshold:
-                    places[count] = i
-                    values[count] = out[i]
-                    out[i] = np.float32(0)
-                    count += 1
+            while mask:
+                i = base + lowest(mask)
+                places[count] = i
+                values[count] = x[i] + residual[i]
+                count += 1
+                mask &= mask - 1
+    return _sweep_rest(x, residual, out, threshold, places, values, whole, stop, count)
+
+
+@njit(cache=True, nogil=True)
+def sweep_around_cache(x, residual, out, threshold, places, values, start, stop):
+    """:func:`sweep` for what is larger than the cache: less memory moves where a store fetches no line first."""
+    room = places.size - WIDTH
+    count = 0
+    whole = start + (stop - start) // WIDTH * WIDTH
+    for base in range(start, whole, WIDTH):
+        mask = split_around_cache(x, residual, out, base, threshold)
+        if mask:
+            if count > room:
+                return FULL
+            while mask:
+                i = base + lowest(mask)
+                places[count] = i
+                values[count] = x[i] + residual[i]
+                count += 1
+                mask &= mask - 1
+    fence()
+    return _sweep_rest(x, residual, out, threshold, places, values, whole, stop, count)
+
+
+@njit(cache=True, nogil=True)
+def _sweep_rest(x, residual, out, threshold, places, values, start, stop, count):
+    one = np.empty(1, np.float32)
+    bits = one.view(np.int32)
+    if count + stop - start > places.size:
+        return FULL
+    for i in range(start, stop):
+        one[0] = x[i] + residual[i]
+        out[i] = one[0]
+        if (bits[0] & MAGNITUDE) >= threshold:
+            places[count] = i
+            values[count] = one[0]
+            out[i] = np.float32(0)
+            count += 1
     return count
 
 
 @njit(cache=True, nogil=True)
 def collect(x, bits, threshold, places, values, start, stop):
     """What of ``x`` reaches ``threshold``, into ``places`` and ``values``; returns as :func:`sweep`."""
-    room = places.size
+    room = places.size - WIDTH
     count = 0
-    for base in range(start, stop, RUN):
-        end = min(base + RUN, stop)
-        top = np.int32(0)
-        for i in range(base, end):
-            top = max(top, np.int32(bits[i] & MAGNITUDE))
-        if top >= threshold:
-            if count + RUN > room:
+    whole = start + (stop - start) // WIDTH * WIDTH
+    for base in range(start, whole, WIDTH):
+        mask = large(x, base, threshold)
+        if mask:
+            if count > room:
                 return FULL
-            for i in range(base, end):
-                if (bits[i] & MAGNITUDE) >= threshold:
-                    places[count] = i
-                    values[count] = x[i]
-                    count += 1
+            while mask:
+                i = base + lowest(mask)
+                places[count] = i
+                values[count] = x[i]
+                count += 1
+                mask &= mask - 1
+    if count + stop - whole > places.size:
+        return FULL
+    for i in range(whole, stop):
+        if (bits[i] & MAGNITUDE) >= threshold:
+            places[count] = i
+            values[count] = x[i]
+            count += 1
     return count
 
 
@@ -168,23 +215,44 @@ def kth_largest(bits, k):
 
 
 @njit(cache=True, nogil=True)
-def settle(places, values, bits, k, out, restore):
-    """Keep the ``k`` largest of the candidates, in place and in order; of equal ones, the first.
+def _limit(bits, k, threshold):
+    """:func:`kth_largest` of magnitudes that all reach ``threshold``, quick where the ``k``-th is little above it."""
+    table = np.zeros((2, BINS), np.int64)
+    for i in range(bits.size):  # two tables, so that equal neighbours do not wait for one another's sum
+        table[i & 1, min((np.int64(bits[i] & MAGNITUDE) - threshold) >> BIN, BINS - 1)] += 1
+    want, place = k, BINS - 1
+    while want > table[0, place] + table[1, place]:
+        want -= table[0, place] + table[1, place]
+        place -= 1
+    if place == BINS - 1:
+        return kth_largest(bits, k)
+    inside = np.empty(table[0, place] + table[1, place], np.int32)
+    count = 0
+    for i in range(bits.size):
+        magnitude = bits[i] & MAGNITUDE
+        if (np.int64(magnitude) - threshold) >> BIN == place:
+            inside[count] = magnitude
+            count += 1
+    return kth_largest(inside, want)
+
+
+@njit(cache=True, nogil=True)
+def settle(places, values, bits, k, threshold, out, restore):
+    """Keep the ``k`` largest of candidates that reach ``threshold``, in place and in order; of equal ones the first.
 
     With ``restore``, the others go back to where they came from in ``out``. ``bits`` is ``values``' memory.
     """
-    limit = kth_largest(bits, k)
+    limit = _limit(bits, k, threshold)
     above = 0
-    for i in range(places.size):
-        if (bits[i] & MAGNITUDE) > limit:
-            above += 1
+    for i in range(bits.size):
+        above += (bits[i] & MAGNITUDE) > limit
     ties = k - above
     kept = 0
     for i in range(places.size):
         magnitude = bits[i] & MAGNITUDE
-        if magnitude > limit or (magnitude == limit and ties > 0):
-            if magnitude == limit:
-                ties -= 1
+        tied = magnitude == limit and ties > 0
+        if magnitude > limit or tied:
+            ties -= tied
             places[kept] = places[i]
             values[kept] = values[i]
             kept += 1
@@ -194,11 +262,10 @@ def settle(places, values, bits, k, out, restore):
 
 @njit(cache=True, nogil=True)
 def _add_at(out, places, values, weight):
-    """``out[places] += weight * values``, one after another."""
-    if weight == 1.0:
-        for i in range(places.size):
-            out[places[i]] += values[i]
-    else:
-        factor = np.float32(weight)
-        for i in range(places.size):
-            out[places[i]] += factor * values[i]
+    factor = np.float32(weight)
+    fetched = max(0, places.size - AHEAD)
+    for i in range(fetched):
+        ahead(out, places[i + AHEAD])
+        out[places[i]] += factor * values[i]
+    for i in range(fetched, places.size):
+        out[places[i]] += factor * values[i]
