@@ -70,7 +70,7 @@ def add_at(out: Tensor, places: Tensor, values: Tensor, weight: float) -> None:
     _add_at(out.numpy(), places.numpy(), values.numpy(), weight)
 
 
-def _gather(x, e, out, threshold, most, n) -> Candidates:  # type: ignore[no-untyped-def]
+def _gather(x, e, out, threshold, most, n) -> Candidates:
     """Candidates of each part of ``x`` (``+ e``, into ``out``), in order; none if one part has more than ``most``."""
     loop = sweep
     if out is not None and out.nbytes >= KEPT and out.ctypes.data % LINE == 0:
