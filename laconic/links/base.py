@@ -95,6 +95,15 @@ class Link:
             heard[source] = self.recv(source)
         return heard
 
+    def all_to_all(self, messages: Sequence[Message]) -> list[Message]:
+        """What each worker has for me, in rank order, mine as it is; ``messages[rank]`` is what I have for each."""
+        heard = list(messages)
+        for to in self.peers():
+            self.send(messages[to], to)
+        for source in reversed(self.peers()):
+            heard[source] = self.recv(source)
+        return heard
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of everyone's ``tensor``, the same bits on every worker; ``tensor`` itself becomes the sum.
 

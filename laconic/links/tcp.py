@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -218,6 +218,11 @@ class TcpLink(Link):
         """Everyone's message, in rank order, mine as it is."""
         with self._naming():
             return super().all_gather(message)
+
+    def all_to_all(self, messages: Sequence[Message]) -> list[Message]:
+        """What each worker has for me, in rank order, mine as it is."""
+        with self._naming():
+            return super().all_to_all(messages)
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of everyone's ``tensor``, by a ring."""

@@ -7,9 +7,9 @@ import torch
 
 from laconic import compress, exchange
 from laconic.aggregate import weighted_mean
-from laconic.compress import chain, error_feedback, half, identity, int8, momentum_correction, topk, warm_up
+from laconic.compress import chain, e3m0, error_feedback, half, identity, int8, momentum_correction, topk, warm_up
 from laconic.errors import NotANumber, PeerError, PeerLost
-from laconic.exchange import Exchange, everyone, pairs, powersgd, ring
+from laconic.exchange import Exchange, everyone, pairs, powersgd, ring, two_phase
 from laconic.links import memory
 from laconic.packet import message_nbytes
 from laconic.state import freeze
@@ -26,6 +26,9 @@ EVERY |= {
     ),
     "everyone(half, weighted)": lambda: everyone(half(), weighted_mean(3)),
     "everyone(topk, weighted)": lambda: everyone(topk(0.3), weighted_mean(3)),
+    "two_phase(int8)": lambda: two_phase(int8()),
+    "two_phase(error_feedback(e3m0))": lambda: two_phase(error_feedback(e3m0())),
+    "two_phase(half, weighted)": lambda: two_phase(half(), weighted_mean(3)),
     "ring(half)": lambda: ring(half()),
     "powersgd(1)": lambda: powersgd(1),
     "powersgd(2, cold)": lambda: powersgd(2, warm_start=False, min_rate=1.0),

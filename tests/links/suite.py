@@ -50,6 +50,15 @@ def gather(link):
     assert [message[0].tensors["x"].numel() for message in heard] == [rank * 5000 for rank in range(link.size)]
 
 
+def to_each(link):
+    """To each worker its own message, of uneven sizes, mine to me as it is."""
+    made = [[Packet({"x": torch.arange(to * 3000 + link.rank)}, {"way": [link.rank, to]})] for to in range(link.size)]
+    heard = link.all_to_all(made)
+    assert heard[link.rank] is made[link.rank]
+    assert [message[0].header["way"] for message in heard] == [[rank, link.rank] for rank in range(link.size)]
+    assert [m[0].tensors["x"].numel() for m in heard] == [link.rank * 3000 + rank for rank in range(link.size)]
+
+
 def reduce(link):
     """The exact sum, in place, of every dtype and size; the same bits everywhere also where rounding matters."""
     for dtype in DTYPES.values():
@@ -116,6 +125,7 @@ def everything(link, envelope):
     """All of it, on one link; returns a hash that must be the same on every worker."""
     messages(link)
     gather(link)
+    to_each(link)
     one = reduce(link)
     broadcast(link)
     meter(link, envelope)
