@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from laconic.errors import PacketError
 
 MAGIC = b"LCNC"
-VERSION = 1
+VERSION = 2
 FRAME = struct.Struct("<4sHHIIQ")  # magic, version, reserved, number of packets, CRC-32 of the body, body bytes
 ALIGN = 8  # every tensor starts on a multiple of this, so that it can be read where it lies
 MAX_MESSAGE = 1 << 36
@@ -46,17 +47,28 @@ class Packet:
     """Named tensors and a JSON header: the smallest thing that crosses a link.
 
     ``nbytes`` is what the packet takes on the wire, header and alignment included; it is known without
-    encoding, and on ``meta`` tensors too. Treat the tensors as read-only: they may share memory.
+    encoding the tensors, and on ``meta`` too. Treat both as read-only: tensors may share memory.
     """
 
     tensors: dict[str, Tensor]
     header: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def encoded(self) -> bytes:
+        """The header and the tensors' names, dtypes and shapes, as they cross.
+
+        Raises: PacketError for a tensor whose dtype has no code on the wire.
+        """
+        for name, tensor in self.tensors.items():
+            if tensor.dtype not in CODES:
+                raise PacketError(f"packet: {name!r} has dtype {tensor.dtype}, which has no code on the wire")
+        layout = [[name, CODES[t.dtype], list(t.shape)] for name, t in self.tensors.items()]
+        return json.dumps([self.header, layout], separators=(",", ":"), allow_nan=False).encode()
+
     @property
     def nbytes(self) -> int:
         """Bytes on the wire."""
-        lead = _padded(4 + len(_encode_header(self)))
-        return lead + sum(_padded(t.numel() * t.element_size()) for t in self.tensors.values())
+        return _padded(4 + len(self.encoded)) + sum(_padded(t.numel() * t.element_size()) for t in self.tensors.values())
 
     def __repr__(self) -> str:
         tensors = ", ".join(f"{name}: {CODES[t.dtype]}{list(t.shape)}" for name, t in self.tensors.items())
@@ -80,7 +92,7 @@ def to_bytes(message: Sequence[Packet]) -> Tensor:
     buffer = torch.zeros(size, dtype=torch.uint8) if size < 4096 else torch.empty(size, dtype=torch.uint8)
     at = FRAME.size
     for packet in message:
-        header = _encode_header(packet)
+        header = packet.encoded
         lead = _padded(4 + len(header))
         buffer[at : at + lead] = torch.frombuffer(
             bytearray((struct.pack("<I", len(header)) + header).ljust(lead, b"\0")), dtype=torch.uint8
@@ -184,14 +196,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is not a number that a header may hold")
     return value
-
-
-def _encode_header(packet: Packet) -> bytes:
-    for name, tensor in packet.tensors.items():
-        if tensor.dtype not in CODES:
-            raise PacketError(f"packet: {name!r} has dtype {tensor.dtype}, which has no code on the wire")
-    layout = [[name, CODES[t.dtype], list(t.shape)] for name, t in packet.tensors.items()]
-    return json.dumps([packet.header, layout], separators=(",", ":"), allow_nan=False).encode()
 
 
 def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]:
