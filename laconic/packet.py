@@ -68,7 +68,8 @@ class Packet:
     @property
     def nbytes(self) -> int:
         """Bytes on the wire."""
-        return _padded(4 + len(self.encoded)) + sum(_padded(t.numel() * t.element_size()) for t in self.tensors.values())
+        lead = _padded(4 + len(self.encoded))
+        return lead + sum(_padded(t.numel() * t.element_size()) for t in self.tensors.values())
 
     def __repr__(self) -> str:
         tensors = ", ".join(f"{name}: {CODES[t.dtype]}{list(t.shape)}" for name, t in self.tensors.items())
