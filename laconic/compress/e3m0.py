@@ -58,4 +58,4 @@ def e3m0(block: int = 128) -> Compressor:
         values = in_blocks(pairs[:numel], size) * scales.float()[:, None]
         return values.reshape(-1)[:numel].to(original(packet)).reshape(shape)
 
-    return Compressor(stateless, compress, decompress, name="e3m0")
+    return Compressor(stateless, compress, decompress, name="e3m0", block=block)

@@ -61,7 +61,7 @@ def int8(block: int = 256, stochastic: bool = True, seed: int = 0) -> Compressor
         values = in_blocks(codes, size) * scales[:, None]
         return values.reshape(-1)[:numel].to(original(packet)).reshape(shape)
 
-    return Compressor(init, compress, decompress, name="int8")
+    return Compressor(init, compress, decompress, name="int8", block=block)
 
 
 def in_blocks(x: Tensor, block: int) -> Float[Tensor, "blocks block"]:
