@@ -276,6 +276,25 @@ def methods(
     _say(listing() if name is None else describe(name, int(parameters), workers))
 
 
+@app.command(short_help="List the parts that methods are made of, or show one in full.")
+def parts(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="one part, in full")] = None,
+) -> None:
+    """List the compressors, exchanges, rules and syncs that methods are made of, or show one in full.
+
+    They nest, and a nesting is a method: --method "every_step(everyone(error_feedback(topk(0.01))))". A compressor
+    alone can take the place of a method's own: --set compress=int8.
+
+    \b
+      laconic parts
+      laconic parts topk
+    """
+    from laconic.cli.describe import describe_part
+    from laconic.cli.describe import parts as listing
+
+    _say(listing() if name is None else describe_part(name))
+
+
 @app.command(short_help="Write a page about runs.")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, or the folder of a comparison")],

@@ -1,18 +1,30 @@
-"""What a method is, in words and in bytes."""
+"""What a method is, and what a part of one is, in words and in bytes."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from laconic import aggregate, compress, exchange, sync
 from laconic.bench import units
-from laconic.errors import LaconicError
+from laconic.compress import Compressor
+from laconic.errors import LaconicError, unknown
 from laconic.links import memory
 from laconic.links.base import Link
 from laconic.methods import METHODS, get
 
 WIDTH = 1024
+ROOMS = {"compress": compress, "exchange": exchange, "aggregate": aggregate, "sync": sync}
+ASKS = {
+    "compress": "what the bytes are: one tensor to one packet",
+    "exchange": "to whom: my tensors to the group's combination of them",
+    "aggregate": "how it is combined",
+    "sync": "when, and what is done with the answer",
+}
 
 
 def listing() -> str:
@@ -72,6 +84,74 @@ def price(name: str, parameters: int, workers: int) -> str:
     if name == "dgc":
         return told + " (the first step of its warm-up)"
     return told + (f", {units.size(peak)} at once" if period > 1 else "")
+
+
+def parts() -> str:
+    """Every part that a nesting may name, a line each; compressors with the bits that they send for an entry."""
+    lines: list[str] = []
+    for room, module in ROOMS.items():
+        functions = _functions(module)
+        lines += [*([""] if lines else []), f"{room}: {ASKS[room]}"]
+        for name, function in functions.items():
+            cost = f"{_bits(function):>7.2f}  " if room == "compress" else ""
+            lines.append(f"  {name:<{max(map(len, functions))}}  {cost}{_first_sentence(function)}")
+    shown = "The number is bits sent for a float32 entry of a 1024 x 1024 tensor, at the defaults."
+    return "\n".join([*lines, "", shown, "laconic parts NAME shows one in full."])
+
+
+def describe_part(name: str) -> str:
+    """One part: how it is called, what it promises, and for a compressor what it sends and can do.
+
+    Raises: ConfigError for an unknown name, with the nearest.
+    """
+    every = {n: (room, f) for room, module in ROOMS.items() for n, f in _functions(module).items()}
+    if name not in every:
+        raise unknown("part", name, every)
+    room, function = every[name]
+    settings = [str(p).split(":")[0] + f"={p.default!r}" * (p.default is not p.empty) for p in _parameters(function)]
+    lines = [f"{name}({', '.join(settings)})", f"  {room}: {ASKS[room]}", ""]
+    lines += re.sub(r":(?:func|class|mod|meth):`~?([^`]+)`", r"\1", inspect.getdoc(function) or "").split("\n")
+    if room == "compress":
+        lines += [
+            "",
+            f"Sends:  {_bits(function):.2f} bits for a float32 entry of a 1024 x 1024 tensor",
+            _can(function()),
+        ]
+    return "\n".join(lines)
+
+
+def _can(compressor: Compressor) -> str:
+    said = ["may be added in flight (all-reduce)" if compressor.summable else "is gathered or goes in two phases"]
+    if compressor.omega is not None:
+        said.append(f"unbiased, error at most {compressor.omega(WIDTH * WIDTH):.3g} times the tensor's square")
+    elif compressor.delta is not None:
+        said.append(f"keeps at least {compressor.delta(WIDTH * WIDTH):.3g} of the tensor's square")
+    if compressor.refines:
+        said.append("its values can be compressed further by a chain")
+    if compressor.momentum:
+        said.append("carries momentum itself")
+    return f"Can:    {'; '.join(said)}"
+
+
+def _functions(module: object) -> dict[str, Callable[..., Any]]:
+    names = module.__all__  # type: ignore[attr-defined]
+    return {n: getattr(module, n) for n in names if inspect.isfunction(getattr(module, n))}
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _first_sentence(function: Callable[..., Any]) -> str:
+    text = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`~?([^`]+)`", r"\1", text)
+
+
+def _bits(function: Callable[..., Any]) -> float:
+    like = torch.empty((WIDTH, WIDTH), device="meta")
+    compressor: Compressor = function()
+    packet, _ = compressor.compress(like, compressor.init(like))
+    return 8 * packet.nbytes / like.numel()
 
 
 def _sentences(doc: str) -> dict[str, str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 
+from laconic import aggregate, compress, exchange, sync
 from laconic.cli import progress
-from laconic.cli.describe import describe, listing, price
+from laconic.cli.describe import describe, describe_part, listing, parts, price
 from laconic.cli.remarks import interrupted, remarks
+from laconic.errors import ConfigError
 from laconic.methods import CHOICES, METHODS
 from laconic.recipe import Recipe
 
@@ -92,3 +95,23 @@ def test_an_interruption_before_a_checkpoint_promises_no_resuming(tmp_path):
         (tmp_path / "checkpoint" / "step-000000004").mkdir(parents=True, exist_ok=True)
         (tmp_path / "checkpoint" / "step-000000004" / f"worker-{worker}.safetensors").touch()
     assert interrupted(tmp_path, 2).endswith(f"laconic train --resume {tmp_path}")
+
+
+def test_the_parts_are_listed_with_a_sentence_and_what_a_compressor_sends():
+    listed = parts()
+    for room in (compress, exchange, aggregate, sync):
+        for name in room.__all__:
+            if name[0].islower():
+                assert re.search(rf"^  {name} +(\d+\.\d\d  )?[A-Z``].{{15,}}", listed, re.MULTILINE), name
+    assert re.search(r"^  identity +32\.00 ", listed, re.MULTILINE)
+
+
+def test_a_part_in_full_says_how_it_is_called_what_it_sends_and_what_it_can():
+    said = describe_part("random_k")
+    assert said.startswith("random_k(density=0.01")
+    assert "0.32 bits for a float32 entry" in said
+    assert "added in flight" in said
+    assert "arXiv:1809.07599" in said
+    assert ":func:" not in describe_part("error_feedback")
+    with pytest.raises(ConfigError, match="did you mean 'topk'"):
+        describe_part("tpk")
