@@ -8,6 +8,7 @@ order is the same on every worker, whatever order the gradients came in.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,11 +22,13 @@ from laconic.links.background import Handle
 from laconic.links.base import Link
 from laconic.methods import build
 from laconic.packet import Packet
+from laconic.parallel.shards import Shard, check_peers, local, local_state, norm, shard_of, whole, whole_state
 from laconic.state import freeze, like, thaw
 from laconic.sync.base import Sync
 
 FIRST_BUCKET = 1 << 20  # bytes; small, so that the first exchange starts early
 BUCKET = 25 << 20
+DECAY = 0.5  # a learning rate under this share of its highest since the last decay has decayed again
 FORMAT = 1
 
 
@@ -104,16 +107,20 @@ class Attached:
         named = _trainable(model, optimizer)
         _check_momentum(sync, optimizer)
         self.names, self.params = list(named), list(named.values())
-        _same_start(named, sync, link)
+        self.shard = shard_of(named)
+        _same_start(named, sync, link, self.shard)
         with torch.no_grad():
-            everything = [*model.parameters(), *model.buffers()]
-            link.broadcast([p.detach() for p in everything])
-        self._state = sync.init(named) if sync.after_step or not sync.by_bucket else None
+            link.broadcast([local(p).detach() for p in (*model.parameters(), *model.buffers())])
+        self._state = (
+            sync.init({n: local(p) for n, p in named.items()}) if sync.after_step or not sync.by_bucket else None
+        )
         self._buckets = self._deal(bucket_bytes) if sync.after_backward and sync.by_bucket else []
         self._place = {p: bucket for bucket in self._buckets for p in bucket.params}
         self._next = 0
         self._paused = False
         self._synchronized = False
+        self._held = False  # the sync has said "not yet": the optimizer does not step
+        self._rates = self._rates_now()
         self._hooks = [
             p.register_post_accumulate_grad_hook(self._ready) for p in (self.params if sync.after_backward else [])
         ]
@@ -133,17 +140,20 @@ class Attached:
                 "bfloat16 autocast, which needs no scaler"
             )
         self.synchronize()
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.params, self.clip)
-        self.optimizer.step()
-        self._synchronized = False
+        if not self._held:
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.params, self.clip)
+            with self._scaled_rate():
+                self.optimizer.step()
+        self._synchronized = self._held = False
         if self.sync.after_step is None:
             return
+        self._heed_rates()
         with self._naming(self.names, self.params, "parameter"):
-            updates, state = self.sync.after_step(self.params, self._state, self.link)
+            updates, state = self.sync.after_step(self._here(), self._state, self.link)
         with torch.no_grad():  # only now, when nothing can fail any more
             for i, value in updates.items():
-                self.params[i].copy_(value)
+                local(self.params[i]).copy_(value)
         self._state = state
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -162,6 +172,7 @@ class Attached:
             for bucket in self._buckets:
                 self._untouched(bucket)
             for bucket, (grads, state) in zip(self._buckets, results, strict=True):
+                assert grads is not None, "buckets that wait for one another cannot say 'not yet' alone"
                 bucket.state = state
                 _give(bucket.params, grads)
                 bucket.handle, bucket.sent, bucket.versions = None, [], []
@@ -169,9 +180,12 @@ class Attached:
             self._next = 0
         else:
             run = self.sync.after_backward
+            self._heed_rates()
             with self._naming(self.names, [p.grad for p in self.params], "gradient"):
-                grads, self._state = self.link.start(run, _grads(self.params), self._state, self.link).result()
-            _give(self.params, grads)
+                grads, self._state = self.link.start(run, self._clipped(), self._state, self.link).result()
+            self._held = grads is None
+            if grads is not None:
+                _give(self.params, grads)
         self._synchronized = True
 
     @contextmanager
@@ -190,8 +204,9 @@ class Attached:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to evaluate and to ship, by name: the shared ones where the method has them, else the model's."""
-        values = list(self.params) if self.sync.model is None else self.sync.model(self.params, self._state)
-        return {n: v.detach().to(p.dtype) for n, p, v in zip(self.names, self.params, values, strict=True)}
+        values = self._here() if self.sync.model is None else self.sync.model(self._here(), self._state)
+        both = zip(self.names, self.params, values, strict=True)
+        return {name: whole(value.detach().to(p.dtype), p) for name, p, value in both}
 
     def drain(self) -> None:
         """Wait for everything under way, so that the link may be closed."""
@@ -220,7 +235,9 @@ class Attached:
             "method": self.sync.name,
             "rank": self.link.rank,
             "size": self.link.size,
-            "optimizer": self.optimizer.state_dict(),
+            "rates": self._rates,
+            "shard": None if self.shard is None else self.shard.digest,
+            "optimizer": local_state(self.optimizer.state_dict()),
             "skeleton": skeleton,
             "tensors": tensors,
         }
@@ -231,6 +248,7 @@ class Attached:
         Raises: ConfigError for the state of another method, worker or model; PacketError for one that is damaged.
         """
         here = {"format": FORMAT, "method": self.sync.name, "rank": self.link.rank, "size": self.link.size}
+        here["shard"] = None if self.shard is None else self.shard.digest
         for key, value in here.items():
             if saved.get(key) != value:
                 raise ConfigError(f"load_state_dict: the saved {key} is {saved.get(key)!r}, here it is {value!r}")
@@ -239,10 +257,62 @@ class Attached:
         if not isinstance(parts, dict) or set(parts) != {"sync", "buckets"}:
             raise PacketError("load_state_dict: the saved state has no parts 'sync' and 'buckets'")
         like([self._state, [b.state for b in self._buckets]], [parts["sync"], parts["buckets"]])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.load_state_dict(whole_state(saved["optimizer"], order))
+        rates = saved.get("rates")
+        known = isinstance(rates, list) and len(rates) == len(self.optimizer.param_groups)
+        self._rates = [float(rate) for rate in rates] if known else self._rates_now()  # type: ignore[union-attr]
         self._state = parts["sync"]
         for bucket, state in zip(self._buckets, parts["buckets"], strict=True):
             bucket.state = state
+
+    # -- learning rates --------------------------------------------------------------------------------------
+
+    def _rates_now(self) -> list[float]:
+        return [float(group.get("lr", 0.0)) for group in self.optimizer.param_groups]
+
+    def _heed_rates(self) -> None:
+        """Tell the sync once a group's learning rate is under half of its highest since the last such decay."""
+        rates = self._rates_now()
+        if len(rates) != len(self._rates):
+            self._rates = rates  # groups were added
+        if not any(now < DECAY * high for now, high in zip(rates, self._rates, strict=True)):
+            self._rates = [max(now, high) for now, high in zip(rates, self._rates, strict=True)]
+            return
+        self._rates = rates
+        if self.sync.decayed is not None:
+            self._state = None if self._state is None else self.sync.decayed(self._state)
+            for bucket in self._buckets:
+                bucket.state = self.sync.decayed(bucket.state)
+
+    @contextmanager
+    def _scaled_rate(self) -> Iterator[None]:
+        """Multiply the learning rates by what the sync says, for one step; a schedule never sees it."""
+        scale = 1.0 if self.sync.rate is None else self.sync.rate(self._state)
+        own: list[Any] = [group.get("lr") for group in self.optimizer.param_groups]
+        if scale == 1.0:
+            yield
+            return
+        for group, rate in zip(self.optimizer.param_groups, own, strict=True):
+            group["lr"] = rate * scale
+        try:
+            yield
+        finally:
+            for group, rate in zip(self.optimizer.param_groups, own, strict=True):
+                group["lr"] = rate
+
+    def _here(self) -> list[Tensor]:
+        """The parameters, of a sharded one the part that is here."""
+        return [local(p) for p in self.params]
+
+    def _clipped(self) -> list[Tensor]:
+        """The gradients to exchange, clipped if the sync clips by a norm of which it sees only the part that is here."""
+        grads = _grads(self.params)
+        if self.shard is None or self.sync.clip is None:
+            return grads
+        bound = self.sync.clip * math.sqrt(self.link.size)
+        scale = (bound / (norm(p.grad for p in self.params if p.grad is not None) + 1e-12)).clamp(max=1.0)
+        return [g * scale for g in grads]
 
     @contextmanager
     def _naming(self, names: list[str], tensors: Sequence[Tensor | None], what: str) -> Iterator[None]:
@@ -251,7 +321,7 @@ class Attached:
             yield
         except NotANumber as error:
             pairs = zip(names, tensors, strict=True)
-            bad = next((n for n, t in pairs if t is not None and not bool(torch.isfinite(t).all())), None)
+            bad = next((n for n, t in pairs if t is not None and not bool(torch.isfinite(local(t)).all())), None)
             where = f"{what} {bad} is not finite ({error})" if bad else f"every {what} is finite, but {error}"
             raise NotANumber(f"worker {self.link.rank}: {where}") from error
 
@@ -265,7 +335,7 @@ class Attached:
         for name, param in reversed(list(zip(self.names, self.params, strict=True))):
             names.append(name)
             params.append(param)
-            size += param.numel() * param.element_size()
+            size += local(param).numel() * param.element_size()
             if size >= room:
                 buckets.append(self._bucket(params, names))
                 names, params, size, room = [], [], 0, nbytes
@@ -274,7 +344,7 @@ class Attached:
         return buckets
 
     def _bucket(self, params: list[Tensor], names: list[str]) -> Bucket:
-        state = self.sync.init(dict(zip(names, params, strict=True)))
+        state = self.sync.init({n: local(p) for n, p in zip(names, params, strict=True)})
         return Bucket(params, names, state, pending=len(params))
 
     def _ready(self, param: Tensor) -> None:
@@ -297,7 +367,11 @@ class Attached:
 
     def _launch(self, bucket: Bucket) -> None:
         assert self.sync.after_backward is not None
+        if bucket is self._buckets[0]:  # none of this step has left yet
+            self._heed_rates()
         grads = _grads(bucket.params)
+        if grads[0].is_cuda:  # FSDP calls hooks on a stream of its own; the lane works on the device's default one
+            torch.cuda.default_stream(grads[0].device).wait_stream(torch.cuda.current_stream(grads[0].device))
         bucket.sent = [p.grad for p in bucket.params if p.grad is not None]
         bucket.versions = [g._version for g in bucket.sent]
         bucket.handle = self.link.start(self.sync.after_backward, grads, bucket.state, self.link)
@@ -312,12 +386,12 @@ class Attached:
 
 def _grads(params: list[Tensor]) -> list[Tensor]:
     """Gradients to exchange; zeros for a parameter that this worker did not use, which others may have."""
-    return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in params]
+    return [torch.zeros_like(local(p)) if p.grad is None else local(p.grad.detach()) for p in params]
 
 
 def _give(params: list[Tensor], grads: list[Tensor]) -> None:
     for param, grad in zip(params, grads, strict=True):
-        param.grad = grad.to(param.dtype)
+        param.grad = whole(grad.to(param.dtype), param)
 
 
 def _trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -331,7 +405,7 @@ def _trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     if strangers:
         raise ConfigError(f"attach: the optimizer holds {strangers} tensors that are not the model's parameters")
     for name, p in named.items():
-        if not p.is_floating_point() or type(p.data).__name__ == "DTensor" or p.layout != torch.strided:
+        if not p.is_floating_point() or p.layout != torch.strided:
             raise ConfigError(f"attach: parameter {name} is {type(p.data).__name__} of {p.dtype}, wanted dense floats")
     return named
 
@@ -347,10 +421,13 @@ def _check_momentum(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
             )
 
 
-def _same_start(named: dict[str, Tensor], sync: Sync, link: Link) -> None:
+def _same_start(named: dict[str, Tensor], sync: Sync, link: Link, shard: Shard | None) -> None:
     shapes = [f"{name} {p.dtype} {list(p.shape)}" for name, p in named.items()]
     print_ = hashlib.sha256("\n".join(shapes).encode()).hexdigest()
-    heard = link.all_gather([Packet({}, {"model": print_, "parameters": len(shapes), "method": sync.name})])
+    mine: dict[str, Any] = {"model": print_, "parameters": len(shapes), "method": sync.name}
+    if shard is not None:
+        mine |= {"shard": shard.digest, "global": shard.rank}
+    heard = link.all_gather([Packet({}, mine)])
     for rank, message in enumerate(heard):
         if message[0].header.get("model") != print_:
             raise ConfigError(
@@ -361,6 +438,7 @@ def _same_start(named: dict[str, Tensor], sync: Sync, link: Link) -> None:
             raise ConfigError(
                 f"attach: worker {rank} trains by {message[0].header.get('method')}, worker {link.rank} by {sync.name}"
             )
+    check_peers(shard, [message[0].header for message in heard], link.rank)
 
 
 def nan_check(loss: float, rank: int, step: int, model: nn.Module) -> None:
@@ -370,6 +448,6 @@ def nan_check(loss: float, rank: int, step: int, model: nn.Module) -> None:
     """
     if loss - loss == 0:
         return
-    bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
+    bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(local(p)).all())), None)
     where = f"parameter {bad} is not finite" if bad else "all parameters are finite: look at the batch or the loss"
     raise NotANumber(f"worker {rank}, step {step}: the loss is {loss}; {where}. A smaller learning rate may help")

@@ -11,10 +11,11 @@ from laconic.aggregate import Rule
 from laconic.compress import Compressor, error_feedback, half, identity, momentum_correction, topk, warm_up
 from laconic.compress import e3m0 as e3m0_compressor
 from laconic.errors import ClashError, ConfigError, unknown
-from laconic.exchange import everyone, pairs
+from laconic.exchange import Exchange, everyone, pairs, two_phase
+from laconic.exchange import accordion as accordion_exchange
 from laconic.exchange import powersgd as powersgd_exchange
 from laconic.nesting import bind, chain_of, read
-from laconic.sync import Sync, every_step, local_steps
+from laconic.sync import Sync, accordion_batch, every_step, local_steps
 from laconic.sync import diloco as diloco_sync
 from laconic.sync import noloco as noloco_sync
 from laconic.sync import streaming as streaming_sync
@@ -104,6 +105,14 @@ def _compressor(compress: Compress, default: Compressor, feedback: bool) -> Comp
     return error_feedback(chosen) if feedback and chosen.name != "identity" else chosen
 
 
+def _everyone(compressor: Compressor, rule: Rule | None, feedback: bool) -> Exchange:
+    """Everyone with everyone, in two phases where packets hold all values and cannot be added in flight."""
+    dense = not (compressor.summable or compressor.sparse or compressor.momentum or compressor.integrate)
+    if dense and (rule is None or rule.linear):
+        return two_phase(compressor, rule, feedback)
+    return everyone(compressor, rule)
+
+
 def _rule(combine: Combine) -> Rule | None:
     if isinstance(combine, str):
         rule = read(combine)
@@ -129,7 +138,7 @@ def ddp(compress: Compress = None, feedback: bool = True, combine: Combine = Non
 
     compress: a compressor or a list (a chain); feedback: keep what it drops; combine: the rule.
     """
-    return every_step(everyone(_compressor(compress, identity(), feedback), _rule(combine)))
+    return every_step(_everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback))
 
 
 @method(
@@ -235,6 +244,59 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0) -> S
     return every_step(powersgd_exchange(rank, warm_start, min_rate))
 
 
+ACCORDION_LEVELS: dict[str, tuple[float, float]] = {"topk": (0.1, 0.01), "powersgd": (4, 1), "batch": (1, 8)}
+
+
+@method(
+    "accordion",
+    send="gradients",
+    every="each step, bucket by bucket while backward runs; kind=batch: each step, or each of several",
+    apply="the inner optimizer's step",
+    to="everyone",
+    combine="mean",
+    compress="Top-k or low rank at one of two levels, chosen for each tensor by whether its gradient changes",
+    wire="topk's or powersgd's, at each tensor's level, and 8 bytes a tensor once every H steps",
+    source="Agarwal et al. 2020, arXiv:2010.16248",
+)
+def accordion(
+    kind: str = "topk",
+    light: float | None = None,
+    heavy: float | None = None,
+    every: int = 100,
+    eta: float = 0.5,
+    scale_lr: bool = False,
+) -> Sync:
+    """Accordion: compress lightly while the gradient changes, and heavily while it does not.
+
+    kind: what the level is of: topk (its density), powersgd (its rank), or batch (steps whose gradients are sent as
+    one); light, heavy: the two levels, if none 0.1 and 0.01, 4 and 1, or 1 and 8; every: steps in a window, at whose
+    end the level is decided; eta: the relative change of the norm that is light; scale_lr: with kind=batch, multiply
+    the learning rate by the steps sent as one.
+    """
+    if kind not in ACCORDION_LEVELS:
+        raise unknown("accordion kind", kind, ACCORDION_LEVELS)
+    if scale_lr and kind != "batch":
+        raise ClashError(f"accordion: scale_lr is for kind='batch', and would do nothing with kind={kind!r}")
+    much, little = (
+        given if given is not None else own for given, own in zip((light, heavy), ACCORDION_LEVELS[kind], strict=True)
+    )
+    if (much < little) != (kind == "batch") and much != little:
+        raise ConfigError(
+            f"accordion: light={much:g} would send less than heavy={little:g}; light is the level at which more is sent"
+        )
+    if kind == "topk":
+        return every_step(
+            accordion_exchange(everyone(error_feedback(topk(much))), everyone(error_feedback(topk(little))), every, eta)
+        )
+    counts = [int(level) for level in (much, little) if level == int(level)]
+    if len(counts) < 2:
+        raise ConfigError(f"accordion: with kind={kind!r} levels are whole numbers, got light={much}, heavy={little}")
+    if kind == "powersgd":
+        talk = accordion_exchange(powersgd_exchange(counts[0]), powersgd_exchange(counts[1]), every, eta)
+        return every_step(talk)
+    return accordion_batch(everyone(), counts[0], counts[1], every, eta, scale_lr)
+
+
 @method(
     "local-sgd",
     send="the change of the weights",
@@ -251,7 +313,7 @@ def local_sgd(every: int = 16, compress: Compress = None, feedback: bool = True,
 
     every: H; compress, feedback, combine: as ddp's.
     """
-    return local_steps(everyone(_compressor(compress, identity(), feedback), _rule(combine)), every)
+    return local_steps(_everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback), every)
 
 
 @method(
@@ -278,7 +340,8 @@ def diloco(
 
     every: H; lr, momentum, form: the outer step's; compress, feedback, combine: as ddp's.
     """
-    return diloco_sync(everyone(_compressor(compress, identity(), feedback), _rule(combine)), every, lr, momentum, form)
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    return diloco_sync(talk, every, lr, momentum, form)
 
 
 @method(

@@ -6,6 +6,7 @@ tensors it refers to; :func:`thaw` puts it together again. No pickle: only the N
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from laconic.errors import ConfigError, PacketError
 
 Kind = TypeVar("Kind", bound=type)
 _KINDS: dict[str, type] = {}
+_VARYING: dict[str, tuple[str, ...]] = {}  # fields whose tensors may come, go and change shape while training
+LATER = ("Flight", "Cut")  # kinds that state has none of at the start: an exchange under way, and a tensor cut in parts
 KEYS = (str, int, float, bool, type(None))  # what JSON gives back as it was, and a dictionary takes as a key
 
 
@@ -21,6 +24,19 @@ def checkpointed(kind: Kind) -> Kind:
     """Register a NamedTuple that state may contain."""
     assert _KINDS.setdefault(kind.__name__, kind) is kind, f"two kinds of state are called {kind.__name__}"
     return kind
+
+
+def varying(*fields: str) -> Callable[[Kind], Kind]:
+    """Register a NamedTuple as :func:`checkpointed` does, the tensors in whose ``fields`` depend on the moment.
+
+    Its user checks them again before use: :func:`like` does not.
+    """
+
+    def register(kind: Kind) -> Kind:
+        _VARYING[kind.__name__] = fields
+        return checkpointed(kind)
+
+    return register
 
 
 def freeze(value: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -84,8 +100,8 @@ def like(old: Any, new: Any, path: str = "state") -> None:
 
     Raises: PacketError that names the first place where they differ.
     """
-    flying = type(new).__name__ == "Flight" and old is None  # an exchange under way has no counterpart at the start
-    if type(old) is not type(new) and not flying and not (type(old).__name__ == "Flight" and new is None):
+    flying = type(new).__name__ in LATER and old is None
+    if type(old) is not type(new) and not flying and not (type(old).__name__ in LATER and new is None):
         raise PacketError(
             f"checkpoint: {path} is {type(new).__name__}, this run has {type(old).__name__}; was it another method?"
         )
@@ -95,4 +111,13 @@ def like(old: Any, new: Any, path: str = "state") -> None:
         if len(old) != len(new):
             raise PacketError(f"checkpoint: {path} has {len(new)} entries, this run's has {len(old)}")
         for i, (a, b) in enumerate(zip(old, new, strict=True)):
-            like(a, b, f"{path}.{old._fields[i] if hasattr(old, '_fields') else i}")
+            name = old._fields[i] if hasattr(old, "_fields") else i
+            if name in _VARYING.get(type(old).__name__, ()):
+                _tensors_or_none(a, b, f"{path}.{name}")
+            else:
+                like(a, b, f"{path}.{name}")
+
+
+def _tensors_or_none(old: list[Any], new: Any, path: str) -> None:
+    if type(new) is not list or len(new) != len(old) or not all(b is None or isinstance(b, Tensor) for b in new):
+        raise PacketError(f"checkpoint: {path} is {str(new)[:80]}, wanted {len(old)} tensors, some of which may lack")

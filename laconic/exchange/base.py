@@ -18,7 +18,11 @@ class Exchange(NamedTuple):
     ``init(tensors)`` makes the state for tensors like these; ``run(tensors, state, link)`` touches neither and
     returns ``(combined, new state)``: if it raises, nothing has happened here. ``equal`` says that every worker
     gets the same bits; an exchange between pairs does not. ``sparse``: parts of the tensors are not sent this time.
-    ``momentum``: the result already holds momentum, and the optimizer must add none.
+    ``momentum``: the result already holds momentum, and the optimizer must add none. ``decayed(state)``, where there
+    is one, is told that the learning rate has fallen, and returns the new state.
+
+    Convention: the lists of a state hold one entry a tensor, in the tensors' order; what is not in a list is about all
+    of them. So :func:`take` and :func:`put` part a state by tensors, and two exchanges of one kind can share it.
     """
 
     init: Callable[[Tensors], Any]
@@ -27,3 +31,28 @@ class Exchange(NamedTuple):
     name: str = "exchange"
     sparse: bool = False
     momentum: bool = False
+    decayed: Callable[[Any], Any] | None = None
+
+
+def take(state: Any, places: Sequence[int]) -> Any:
+    """The state for the tensors at ``places`` alone, to run these alone."""
+    if isinstance(state, list):
+        return [state[i] for i in places]
+    if hasattr(state, "_fields"):
+        return type(state)(*(take(value, places) for value in state))
+    return state
+
+
+def put(state: Any, places: Sequence[int], part: Any) -> Any:
+    """``state`` with the entries at ``places`` from ``part``, and all that is about every tensor from ``part`` too.
+
+    Law:    ``take(put(state, places, part), places) == part``.
+    """
+    if isinstance(state, list):
+        entries = list(state)
+        for i, entry in zip(places, part, strict=True):
+            entries[i] = entry
+        return entries
+    if hasattr(state, "_fields"):
+        return type(state)(*(put(old, places, new) for old, new in zip(state, part, strict=True)))
+    return part

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 from laconic.compress.base import finite
-from laconic.errors import ConfigError
+from laconic.errors import ConfigError, PacketError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
-from laconic.state import checkpointed
+from laconic.state import varying
 
 
-@checkpointed
+@varying("right", "residual")
 class PowerSGDState(NamedTuple):
     """For each matrix, the right factor of the last round (shared) and what was not sent (private); else ``None``.
 
     ``step`` counts rounds: a cold start draws a fresh factor each time, or the same directions would always be missed.
+    A state may be handed to a powersgd of another rank: a right factor of the wrong rank is drawn anew, and what was
+    not sent is kept, or goes out whole with a matrix that no longer shrinks.
     """
 
     step: int
@@ -78,15 +80,17 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
         share = 1 / link.size
         matrices: dict[int, Tensor] = {}
         rights: dict[int, Tensor] = {}
+        exact: dict[int, Tensor] = {}
         with link.meter.compressing():
             for i, tensor in enumerate(tensors):
-                right, residual = state.right[i], state.residual[i]
-                if right is None or residual is None:
+                whole, m = _with_residual(tensor, state.residual[i]), matrix(tensor)
+                if m is None:
+                    exact[i] = whole.mul_(share)
                     continue
-                matrices[i] = tensor.detach().reshape(residual.shape) + residual
+                matrices[i] = whole.reshape(m.shape)
                 finite("powersgd", matrices[i])
-                rights[i] = right if warm_start else draw(matrices[i], state.step)
-            exact = {i: t.detach() * share for i, t in enumerate(tensors) if i not in matrices}
+                warm = _fitting(state.right[i], matrices[i], rank) if warm_start else None
+                rights[i] = draw(m, state.step) if warm is None else warm
             thin = {i: m.to(rights[i].dtype) @ rights[i] for i, m in matrices.items()}
         first = _sum({**{i: p * share for i, p in thin.items()}, **exact}, link)
         with link.meter.compressing():
@@ -107,6 +111,21 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
         return combined, PowerSGDState(state.step + 1, [mean.get(i) for i in range(len(tensors))], residuals)
 
     return Exchange(init, run, equal=True, name=f"powersgd(rank={rank})", sparse=True)
+
+
+def _with_residual(tensor: Tensor, residual: Tensor | None) -> Tensor:
+    """A new tensor: what came and what was kept of earlier ones."""
+    if residual is None:
+        return tensor.detach().clone()
+    if residual.numel() != tensor.numel():
+        raise PacketError(f"powersgd: the residual of another tensor, of {residual.numel()} entries: {tensor.numel()}")
+    return tensor.detach() + residual.reshape(tensor.shape)
+
+
+def _fitting(right: Tensor | None, m: Tensor, rank: int) -> Tensor | None:
+    """The last round's right factor, if it was one of this rank."""
+    fits = right is not None and right.shape == (m.shape[1], min(rank, *m.shape)) and right.dtype == working(m)
+    return right if fits else None
 
 
 def working(tensor: Tensor) -> torch.dtype:

@@ -1,5 +1,6 @@
 """When, and what: one sync a file. A name in ``__all__`` is public and has a spelling in recipes."""
 
+from laconic.sync.accordion_batch import accordion_batch
 from laconic.sync.base import Sync
 from laconic.sync.diloco import diloco
 from laconic.sync.every_step import every_step
@@ -7,4 +8,4 @@ from laconic.sync.local_steps import local_steps
 from laconic.sync.noloco import noloco
 from laconic.sync.streaming import streaming
 
-__all__ = ["Sync", "diloco", "every_step", "local_steps", "noloco", "streaming"]
+__all__ = ["Sync", "accordion_batch", "diloco", "every_step", "local_steps", "noloco", "streaming"]

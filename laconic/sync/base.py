@@ -22,21 +22,29 @@ class Sync(NamedTuple):
     ``init(params)`` makes the state for named parameters (or tensors, in order). ``after_backward(grads, state, link)``
     returns ``(the gradients to step with, new state)``; ``after_step(params, state, link)`` returns ``(new values of
     the parameters that change, by index, new state)``. Either may be absent. If one raises, nothing has happened.
+    ``after_backward`` may return None for the gradients, "not yet": the sum is in its state, and the optimizer does not
+    step this time.
 
     ``by_bucket``: ``after_backward`` may be run on any part of the gradients with a state of its own, so that parts
     leave while backward still works on others. ``model(params, state)`` are the weights to evaluate and to ship: the
     shared ones where a method has them. ``momentum``: gradients come back with momentum already in them.
-    ``equal``: all workers hold the same parameters after every round.
+    ``equal``: all workers hold the same parameters after every round. ``decayed(state)`` is told that the learning
+    rate has fallen, before anything of that step is sent; ``rate(state)`` is by how much this one step's learning rate
+    is multiplied. ``clip``: bounds the norm of the whole gradient of each worker, before it is sent, at
+    ``clip * sqrt(size)``; where a worker sees only a part of each gradient, that is done before ``after_backward``.
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]
-    after_backward: Callable[[Params, Any, Link], tuple[list[Tensor], Any]] | None = None
+    after_backward: Callable[[Params, Any, Link], tuple[list[Tensor] | None, Any]] | None = None
     after_step: Callable[[Params, Any, Link], tuple[Updates, Any]] | None = None
     model: Callable[[Params, Any], list[Tensor]] | None = None
     by_bucket: bool = False
     momentum: bool = False
     equal: bool = True
     name: str = "sync"
+    decayed: Callable[[Any], Any] | None = None
+    rate: Callable[[Any], float] | None = None
+    clip: float | None = None
 
 
 def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
@@ -83,3 +91,21 @@ def momentum_free(what: str, exchange: Exchange) -> None:
     """
     if exchange.momentum:
         raise ClashError(f"{what}: {exchange.name} adds momentum, which is for gradients; use error_feedback(...) here")
+
+
+def passed_on(exchange: Exchange) -> Callable[[Any], Any] | None:
+    """A sync's ``decayed``, where its state has the exchange's in ``exchange``."""
+    tell = exchange.decayed
+    return None if tell is None else lambda state: state._replace(exchange=tell(state.exchange))
+
+
+def decay_free(what: str, exchange: Exchange) -> None:
+    """Refuse an exchange that must hear of a learning-rate decay, where it would not.
+
+    Raises: ClashError.
+    """
+    if exchange.decayed is not None:
+        raise ClashError(
+            f"{what}: {exchange.name} has to hear of a learning-rate decay, and cannot here; use it in every_step() "
+            "or diloco()"
+        )

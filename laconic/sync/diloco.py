@@ -11,7 +11,18 @@ from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone
 from laconic.links.base import Link
 from laconic.state import checkpointed
-from laconic.sync.base import Params, Sync, Updates, drift, master, momentum_free, named, needs_equal, positive
+from laconic.sync.base import (
+    Params,
+    Sync,
+    Updates,
+    drift,
+    master,
+    momentum_free,
+    named,
+    needs_equal,
+    passed_on,
+    positive,
+)
 
 FORMS = ("nesterov", "heavy-ball", "polyak")
 
@@ -62,7 +73,8 @@ def diloco(
     def model(params: Params, state: DilocoState) -> list[Tensor]:
         return state.anchor
 
-    return Sync(init, None, after_step, model, name=f"diloco({talk.name}, every={every})")
+    name = f"diloco({talk.name}, every={every})"
+    return Sync(init, None, after_step, model, name=name, decayed=passed_on(talk))
 
 
 def still(anchor: list[Tensor], momentum: float) -> list[Tensor]:

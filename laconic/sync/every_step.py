@@ -39,4 +39,12 @@ def every_step(exchange: Exchange | None = None, clip: float | None = None) -> S
             grads = [g * scale for g in grads]
         return talk.run(grads, state, link)
 
-    return Sync(init, after_backward, by_bucket=clip is None, momentum=talk.momentum, name=f"every_step({talk.name})")
+    return Sync(
+        init,
+        after_backward,
+        by_bucket=clip is None,
+        momentum=talk.momentum,
+        name=f"every_step({talk.name})",
+        decayed=talk.decayed,
+        clip=clip,
+    )

@@ -11,7 +11,7 @@ from laconic.exchange.base import Exchange
 from laconic.exchange.pairs import pairs
 from laconic.links.base import Link
 from laconic.state import checkpointed
-from laconic.sync.base import Params, Sync, Updates, master, momentum_free, named, positive
+from laconic.sync.base import Params, Sync, Updates, decay_free, master, momentum_free, named, positive
 
 
 @checkpointed
@@ -48,6 +48,7 @@ def noloco(
     pull = lr if mixing is None else mixing
     positive("noloco", "every", every)
     momentum_free("noloco", talk)
+    decay_free("noloco", talk)
     if talk.sparse:
         raise ClashError(f"noloco: sends whole weights, and {talk.name} would leave most of them out; use int8 or half")
     if not 0 <= momentum < 1 or not lr > 0:

@@ -14,7 +14,18 @@ from laconic.exchange.everyone import everyone
 from laconic.links.background import Handle
 from laconic.links.base import Link
 from laconic.state import checkpointed
-from laconic.sync.base import Params, Sync, Updates, drift, master, momentum_free, named, needs_equal, positive
+from laconic.sync.base import (
+    Params,
+    Sync,
+    Updates,
+    decay_free,
+    drift,
+    master,
+    momentum_free,
+    named,
+    needs_equal,
+    positive,
+)
 from laconic.sync.diloco import outer_step, still
 
 PATTERNS = ("strided", "sequential")
@@ -78,6 +89,7 @@ def streaming(
     positive("streaming", "fragments", fragments)
     needs_equal("streaming", talk, "use noloco(), which is made for pairs")
     momentum_free("streaming", talk)
+    decay_free("streaming", talk)
     if fragments > every:
         raise ConfigError(f"streaming: {fragments} fragments cannot each be sent once in every={every} steps")
     if not 0 <= overlap <= (every // fragments if fragments > 1 else every) - (overlap > 0):
