@@ -10,6 +10,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+$(VENV)/.triton: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,triton]'
+	touch $@
+
 install: $(VENV)/.installed
 
 demo: install
@@ -22,7 +26,7 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-test: lint types
+test: lint types $(VENV)/.triton
 	$(BIN)/python -m pytest
 
 clean:

@@ -8,6 +8,7 @@ kept on disk (numba's cache) for the next process.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from torch import Tensor
 
 SHARE = 1 << 17  # elements that are worth a thread of their own
 KEPT = 1 << 24  # bytes; above this, malloc gives memory back to the system and gets it again page by page
+ON_GPU = ("select",)  # modules with a Triton form
 SPARE = 2  # buffers kept of one size
 LINE = 64  # bytes of a cache line, where large memory begins
 
@@ -32,14 +34,16 @@ _spare: dict[int, list[np.ndarray]] = {}
 def loops(module: str, *tensors: Tensor) -> Any:
     """The module of loops to use on ``tensors``, or ``None`` where only the plain form will do.
 
-    The loops take float32 on the CPU, flat and contiguous.
+    The loops take float32, flat and contiguous, on the CPU; some have a Triton form for a GPU.
     """
     if _plain or os.environ.get("LACONIC_PLAIN"):
         return None
-    for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
-            return None
-    return _load(module)
+    if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
+        return None
+    devices = {tensor.device.type for tensor in tensors} or {"cpu"}
+    if devices == {"cuda"} and module in ON_GPU and importlib.util.find_spec("triton"):
+        return _load(f"{module}_gpu")
+    return _load(module) if devices == {"cpu"} else None
 
 
 @cache

@@ -1,0 +1,66 @@
+"""The Triton programs: equal to the plain torch forms, on a GPU or in Triton's interpreter."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+pytest.importorskip("triton", reason="needs triton, which torch's CUDA builds bring along")
+
+from laconic import kernels
+from laconic.compress.topk import topk
+from laconic.kernels import select_gpu
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KINDS = ("normal", "ties", "zeros", "one large part", "falls between the samples")
+
+
+def draw(n, seed, kind):
+    x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
+    if kind == "ties":
+        x = (x * 2).round()
+    elif kind == "zeros":
+        x = x * (x > 2.5)
+    elif kind == "one large part":
+        x[: n // 50] *= 1e4
+    elif kind == "falls between the samples":
+        x[:: n // select_gpu.SAMPLE | 1] = 0
+    return x.to(DEVICE)
+
+
+def plain_pick(x, residual, k):
+    with kernels.plain():
+        packet, left, _ = topk(k / x.numel()).carry(x, torch.zeros_like(x) if residual is None else residual, ())
+    return packet, left
+
+
+@pytest.mark.parametrize("n", [1, 100, 50_000, 300_001])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fed", [False, True])
+def test_the_largest_entries_and_what_is_left_are_those_of_the_plain_form(n, kind, fed):
+    x = draw(n, 0, kind)
+    residual = draw(n, 1, "normal") if fed else None
+    for k in {1, max(1, n // 100), n}:
+        before = x.clone()
+        places, values, left = select_gpu.pick(x, residual, k)
+        packet, plain_left = plain_pick(x, residual, k)
+        assert torch.equal(x, before)
+        assert torch.equal(values, packet.tensors["values"])
+        assert torch.equal(places, topk_places(packet, n))
+        if fed:
+            assert torch.equal(left, plain_left)
+
+
+def topk_places(packet, n):
+    from laconic.compress.places import decode
+
+    return decode(packet, n, packet.tensors["values"].numel())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_among_the_values(bad):
+    x = draw(50_000, 0, "normal")
+    x[777] = bad
+    _, values, _ = select_gpu.pick(x, None, 500)
+    assert not torch.isfinite(values).all()
