@@ -108,6 +108,11 @@ class Attached:
         _check_momentum(sync, optimizer)
         self.names, self.params = list(named), list(named.values())
         self.shard = shard_of(named)
+        if self.shard is not None and sync.whole:
+            raise ClashError(
+                f"attach: {sync.name} decides by the norm of the whole gradient, and each process has a part of it: the "
+                "parts would decide differently; use a method that decides for each tensor, or none"
+            )
         _same_start(named, sync, link, self.shard)
         with torch.no_grad():
             link.broadcast([local(p).detach() for p in (*model.parameters(), *model.buffers())])
@@ -306,7 +311,7 @@ class Attached:
         return [local(p) for p in self.params]
 
     def _clipped(self) -> list[Tensor]:
-        """The gradients to exchange, clipped if the sync clips by a norm of which it sees only the part that is here."""
+        """The gradients to exchange, clipped where the sync would clip by the norm of the part that is here."""
         grads = _grads(self.params)
         if self.shard is None or self.sync.clip is None:
             return grads

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from laconic.attached import Attached
 from laconic.errors import ConfigError, PacketError
+from laconic.parallel.shards import local, whole
 from laconic.state import freeze, thaw
 
 FORMAT = 1
@@ -37,14 +38,15 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
     names: dict[str, str] = {}
     kept: dict[Any, str] = {}
-    for name, tensor in model.state_dict().items():  # tied weights are one tensor under two names: write it once
+    for name, value in model.state_dict().items():  # tied weights are one tensor under two names: write it once
+        tensor = local(value)
         place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
         names[name] = kept.setdefault(place, f"model/{name}")
         tensors[names[name]] = tensor
     tensors["random"] = torch.get_rng_state()
     header = {"format": FORMAT, "step": step, "names": names, "attached": state, "optimizer": skeleton}
     folder = run / "checkpoint" / f"step-{step:09d}"
-    part = folder / f"worker-{attached.link.rank}.safetensors"
+    part = folder / f"worker-{seat(attached)[0]}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(header | {"progress": progress})
@@ -58,8 +60,14 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"checkpoint: cannot write {part}: {error}") from None
     if attached.link.rank == 0:
-        tidy(run, attached.link.size)
+        tidy(run, seat(attached)[1])
     return part
+
+
+def seat(attached: Attached) -> tuple[int, int]:
+    """This process's place among all that write a part, and how many they are; several to a worker that is sharded."""
+    rank, size, shard = attached.link.rank, attached.link.size, attached.shard
+    return (rank, size) if shard is None else (rank * shard.parts + shard.place, size * shard.parts)
 
 
 def newest(run: Path, workers: int) -> int | None:
@@ -96,14 +104,15 @@ def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str
 
     Raises: ConfigError for a checkpoint of another model or method; PacketError for a damaged file.
     """
-    part = run / "checkpoint" / f"step-{step:09d}" / f"worker-{attached.link.rank}.safetensors"
+    part = run / "checkpoint" / f"step-{step:09d}" / f"worker-{seat(attached)[0]}.safetensors"
     try:
         with safe_open(part, framework="pt") as file:
             header = _header(file, part)
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise PacketError(f"checkpoint: cannot read {part}: {error}") from None
-    saved = {name: tensors[key] for name, key in header["names"].items()}
+    model_here = model.state_dict()
+    saved = {name: whole(tensors[key], model_here.get(name)) for name, key in header["names"].items()}
     try:
         model.load_state_dict(saved)
     except RuntimeError as error:

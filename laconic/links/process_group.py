@@ -27,19 +27,22 @@ TCP_INFO_BYTES_SENT = struct.Struct("<200xQ")  # tcpi_bytes_sent of Linux's stru
 
 
 class ProcessGroupLink(TcpLink):
-    """A link over ``torch.distributed``'s default process group, which it makes if there is none yet.
+    """A link over a process group of ``torch.distributed``: ``group``, or the default one, made if there is none yet.
 
     The meter counts packets where they are handed to TCP, and gloo's collectives by the kernel's own count of the
     bytes that left gloo's connections; where the kernel does not tell (not Linux, or NCCL), a collective counts as
     the bytes of a ring, and ``exact`` is False.
     """
 
-    def __init__(self, rank: int, size: int, store: Any, backend: str, *, timeout: float = PATIENCE) -> None:
+    def __init__(
+        self, rank: int, size: int, store: Any, backend: str, *, timeout: float = PATIENCE, group: Any = None
+    ) -> None:
         import torch.distributed as dist
         from torch.distributed.distributed_c10d import PrefixStore
 
         before = _tcp_sockets()
         self._made = not dist.is_initialized()
+        self.group = group
         if self._made:
             dist.init_process_group(
                 backend,
@@ -48,9 +51,9 @@ class ProcessGroupLink(TcpLink):
                 world_size=size,
                 timeout=timedelta(seconds=timeout),
             )
-        self.backend = dist.get_backend()
+        self.backend = dist.get_backend(group)
         warm = torch.zeros(size, device=self.device)
-        dist.all_reduce(warm)  # so that every connection of the group exists when they are counted
+        dist.all_reduce(warm, group=group)  # so that every connection of the group exists when they are counted
         self._sockets = (_tcp_sockets() - before) if self._made and self.backend == "gloo" else frozenset()
         self._counted = self._bytes_sent()
         self.exact = bool(self._sockets)
@@ -75,7 +78,7 @@ class ProcessGroupLink(TcpLink):
         self._round += 1
         try:
             with self._waiting():
-                dist.all_reduce(tensor)
+                dist.all_reduce(tensor, group=self.group)
         except RuntimeError as error:
             missing = self.roll_call()
             late = min((p.rank for p in self._peers.values() if p.round < self._round), default=None)
@@ -110,24 +113,44 @@ class ProcessGroupLink(TcpLink):
         return sum(_bytes_sent(fd) for fd in self._sockets)
 
 
-def process_group(backend: str | None = None, *, timeout: float = PATIENCE) -> ProcessGroupLink:
+def process_group(backend: str | None = None, *, timeout: float = PATIENCE, group: Any = None) -> ProcessGroupLink:
     """This worker's link over torch's process group; rank and rendezvous from torchrun's environment.
+
+    ``group`` is one of its groups, that of a mesh's slow dimension say: the link then joins that group's members, in
+    their order, and has the group's backend.
 
     ``backend`` is ``"gloo"`` (CPU) or ``"nccl"`` (CUDA); by default what the machine has. A peer that is silent for
     ``timeout`` seconds, or whose connection closes, is named in the error.
 
-    Raises: ConfigError without torchrun's environment, for an unknown backend, and for NCCL without a GPU.
+    Raises: ConfigError without torchrun's environment, for an unknown backend, for NCCL without a GPU, and for a group
+            of another backend or without this worker.
     """
     if backend is not None and backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     if backend == "nccl" and not torch.cuda.is_available():
         raise ConfigError("process_group: nccl needs a CUDA device and there is none here; use gloo")
+    if group is not None:
+        return _within(group, backend, timeout)
     rank, size, store = rendezvous(timeout)
     if backend is None:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return ProcessGroupLink(rank, size, store, backend, timeout=timeout)
+
+
+def _within(group: Any, backend: str | None, timeout: float) -> ProcessGroupLink:
+    import torch.distributed as dist
+
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise ConfigError("process_group: this worker is not in the group; give each worker a group that it is in")
+    own = dist.get_backend(group)
+    if backend not in (None, own):
+        raise ConfigError(f"process_group: the group's backend is {own}, not {backend}; leave backend out")
+    members = dist.get_process_group_ranks(group)
+    _, _, store = rendezvous(timeout, members=members)
+    return ProcessGroupLink(rank, len(members), store, own, timeout=timeout, group=group)
 
 
 def _tcp_sockets() -> frozenset[int]:

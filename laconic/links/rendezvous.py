@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,11 +15,11 @@ _stores: dict[tuple[str, ...], Any] = {}  # by address, port and attempt: a port
 _links: Counter[tuple[str, ...]] = Counter()  # made so far
 
 
-def rendezvous(timeout: float, room: str = "links") -> tuple[int, int, Any]:
+def rendezvous(timeout: float, room: str = "links", members: Sequence[int] = ()) -> tuple[int, int, Any]:
     """This worker's rank, the number of workers, and the store they share, each ``room`` a connection of its own.
 
     Each link has a part of the room to itself, so that none finds the addresses of the one before: all workers make
-    their links in one order.
+    their links in one order. A link of some of the workers alone, its ``members``, has a part that only they know.
 
     Raises: ConfigError if the environment is not torchrun's (or Slurm's, set alike).
     """
@@ -44,9 +45,10 @@ def rendezvous(timeout: float, room: str = "links") -> tuple[int, int, Any]:
         store = _stores.get(place) or _connect(size, timeout, serve=rank == 0 and not hosted)
         store.set_timeout(timedelta(seconds=timeout))
         _stores[place] = store
-    number = _links[place]
-    _links[place] += 1
-    return rank, size, PrefixStore(f"laconic/{attempt}/{room}/{number}", store)
+    among = "-".join(map(str, members))
+    number = _links[*place, among]
+    _links[*place, among] += 1
+    return rank, size, PrefixStore(f"laconic/{attempt}/{room}/{number}{among and '/of/' + among}", store)
 
 
 def _connect(size: int, timeout: float, serve: bool) -> Any:

@@ -97,4 +97,5 @@ def accordion_batch(
         name=f"accordion_batch({talk.name}, {light}, {heavy}, every={every})",
         decayed=lambda state: state._replace(light=True),
         rate=(lambda state: float(state.sent)) if scale_lr else None,
+        whole=True,
     )
