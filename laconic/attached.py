@@ -110,8 +110,8 @@ class Attached:
         self.shard = shard_of(named)
         if self.shard is not None and sync.whole:
             raise ClashError(
-                f"attach: {sync.name} decides by the norm of the whole gradient, and each process has a part of it: the "
-                "parts would decide differently; use a method that decides for each tensor, or none"
+                f"attach: {sync.name} decides by the norm of the whole gradient, of which each process has a part, so "
+                "that the parts would decide differently; use a method that decides for each tensor, or not at all"
             )
         _same_start(named, sync, link, self.shard)
         with torch.no_grad():

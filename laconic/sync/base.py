@@ -30,9 +30,10 @@ class Sync(NamedTuple):
     shared ones where a method has them. ``momentum``: gradients come back with momentum already in them.
     ``equal``: all workers hold the same parameters after every round. ``decayed(state)`` is told that the learning
     rate has fallen, before anything of that step is sent; ``rate(state)`` is by how much this one step's learning rate
-    is multiplied. ``clip``: bounds the norm of the whole gradient of each worker, before it is sent, at
-    ``clip * sqrt(size)``; where a worker sees only a part of each gradient, that is done before ``after_backward``. ``whole``: it decides by
-    the whole gradient in another way, and cannot be run where each worker sees a part.
+    is multiplied.
+    ``clip`` bounds the norm of the whole gradient of each worker, before it is sent, at ``clip * sqrt(size)``; where a
+    worker sees only a part of each gradient, that is done before ``after_backward``. ``whole``: it decides by the whole
+    gradient in another way, and cannot be run where each worker sees a part.
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]

@@ -1,4 +1,4 @@
-"""Models sharded by torch's fully_shard: two copies of two parts each, on four processes, laconic between the copies."""
+"""Models sharded by torch's fully_shard: two copies of two parts, on four processes, laconic between the copies."""
 
 import io
 import math
