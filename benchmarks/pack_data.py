@@ -2,8 +2,8 @@
 
     python benchmarks/pack_data.py SOURCES [INTO]
 
-``SOURCES`` is a folder that holds, at any depth, ``input.txt`` (Tiny Shakespeare), ``a9a.txt`` and ``a9a.t``
-(LIBSVM), and the four ``*-ubyte.gz`` files of Fashion-MNIST. A source whose sha256 is not the one in ``SHA256``
+``SOURCES`` is a folder that holds, at any depth, ``input.txt`` (Tiny Shakespeare), ``a9a.txt``, ``a9a.t`` and
+``mushrooms.txt`` (LIBSVM), and the four ``*-ubyte.gz`` files of Fashion-MNIST. A source whose sha256 is not the one in ``SHA256``
 is refused. The packed files go to ``laconic/workloads/data``, or to ``INTO``; what they are is said in
 ``laconic/workloads/data/LICENSES.md``.
 """
@@ -21,6 +21,7 @@ SHA256 = {
     "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     "a9a.txt": "f5d5ffd8d865ff41328e7ee043e4b020816914ff6843ff15b98905ddbedce906",
     "a9a.t": "1f448a153f0320399a7e40836eb207655b0bde0f21fc941cc472193daa9f5de9",
+    "mushrooms.txt": "f39a4eb628dc61a7d43760815b061c9e497aa728ce1ad8bde57a09ef6043b538",
     "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
     "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
     "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
@@ -76,12 +77,21 @@ def pack_adult(folder: Path, into: Path) -> None:
     np.savez_compressed(into / "adult.npz", **arrays)
 
 
+def pack_mushrooms(folder: Path, into: Path) -> None:
+    """All rows: each row's 21 features that are 1, as bytes, and whether its label is 1 (2 otherwise)."""
+    rows = [line.split() for line in source(folder, "mushrooms.txt").decode().splitlines()]
+    assert all(len(row) == 22 and all(entry.endswith(":1") for entry in row[1:]) for row in rows)
+    places = np.array([[int(entry[:-2]) for entry in row[1:]] for row in rows], np.uint8)
+    labels = np.array([row[0] == "1" for row in rows], np.uint8)
+    np.savez_compressed(into / "mushrooms.npz", places=places, labels=labels)
+
+
 def main(arguments: list[str]) -> None:
     if len(arguments) not in (1, 2):
         raise SystemExit(__doc__)
     folder, into = Path(arguments[0]), Path(arguments[1]) if len(arguments) == 2 else DATA
     into.mkdir(parents=True, exist_ok=True)
-    for pack in (pack_shakespeare, pack_fashion, pack_adult):
+    for pack in (pack_shakespeare, pack_fashion, pack_adult, pack_mushrooms):
         pack(folder, into)
     for path in sorted([*into.glob("*.gz"), *into.glob("*.npz")]):
         content = path.read_bytes()

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from laconic.aggregate import Rule
-from laconic.compress import Compressor, error_feedback, half, identity, momentum_correction, topk, warm_up
+from laconic.compress import Compressor, ef21_sgdm, error_feedback, half, identity, momentum_correction, topk, warm_up
 from laconic.compress import e3m0 as e3m0_compressor
+from laconic.compress import econtrol as econtrol_compressor
+from laconic.compress import ef21 as ef21_compressor
 from laconic.errors import ClashError, ConfigError, unknown
 from laconic.exchange import Exchange, everyone, pairs, two_phase
 from laconic.exchange import accordion as accordion_exchange
@@ -222,6 +224,59 @@ def dgc(
         ),
         clip=clip,
     )
+
+
+@method(
+    "ef21",
+    send="the change of the gradient since it was last told",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step, on the sum of all changes",
+    to="everyone (all-gather)",
+    combine="mean",
+    compress="the largest entries of the difference",
+    wire="(n-1) x 5 bytes x density a parameter, each step (at 1 %)",
+    source="Richtárik et al. 2021, arXiv:2106.05203; with momentum: Fatkhullin et al. 2023, arXiv:2305.15155",
+)
+def ef21(
+    density: float = 0.01, a: float = 1.0, start: str = "zero", compress: Compress = None, combine: Combine = None
+) -> Sync:
+    """EF21: send how the gradient differs from what the peers hold of it, so that unlike data leaves no floor.
+
+    density: share of entries sent; a: the newest gradient's share in a running average that is sent in its place, under
+    1 EF21-SGDM, which carries momentum itself; start: zero, or dense to send the first gradient whole; compress:
+    another compressor in Top-k's place; combine: the rule.
+    """
+    inner = _compressor(compress, topk(density), feedback=False)
+    if a == 1:
+        return every_step(everyone(ef21_compressor(inner, start), _rule(combine)))
+    return every_step(everyone(ef21_sgdm(inner, a, start), _rule(combine), small=ef21_sgdm(identity(), a)))
+
+
+@method(
+    "econtrol",
+    send="the change of the gradient, and a share of what was missed",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step, on the sum of all changes",
+    to="everyone (all-gather)",
+    combine="mean",
+    compress="the largest entries of the difference, with controlled feedback",
+    wire="(n-1) x 5 bytes x density a parameter, each step (at 1 %)",
+    source="Gao, Islamov and Stich 2023, arXiv:2311.05645",
+)
+def econtrol(
+    density: float = 0.01,
+    eta: float | None = None,
+    start: str = "zero",
+    compress: Compress = None,
+    combine: Combine = None,
+) -> Sync:
+    """EControl: EF21 with a measured share of error feedback, for unlike data and small batches both.
+
+    density: share of entries sent; eta: share of the error that is sent anew, none for the density, at most 0.1; start:
+    zero, or dense to send the first gradient whole; compress: another compressor in Top-k's place; combine: the rule.
+    """
+    inner = _compressor(compress, topk(density), feedback=False)
+    return every_step(everyone(econtrol_compressor(inner, eta, start), _rule(combine)))
 
 
 @method(

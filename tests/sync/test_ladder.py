@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laconic import attach, sync
-from laconic.compress import e3m0, error_feedback, identity, int8, momentum_correction, topk
+from laconic.compress import e3m0, econtrol, ef21, error_feedback, identity, int8, momentum_correction, topk
 from laconic.errors import ClashError, ConfigError
 from laconic.exchange import everyone, pairs
 from laconic.links import memory
@@ -102,7 +102,11 @@ def test_error_feedback_of_topk_at_density_1_is_no_compression():
     ],
     ids=["diloco", "local_steps", "streaming overlapped", "streaming"],
 )
-@pytest.mark.parametrize("compressor", [e3m0, int8, lambda: error_feedback(topk(0.2))], ids=["e3m0", "int8", "topk"])
+@pytest.mark.parametrize(
+    "compressor",
+    [e3m0, int8, lambda: error_feedback(topk(0.2)), lambda: ef21(topk(0.2)), lambda: econtrol(topk(0.2))],
+    ids=["e3m0", "int8", "topk", "ef21", "econtrol"],
+)
 def test_three_workers_shared_weights_have_the_same_hash_after_every_step_with_quantisation(build, compressor):
     def shared(s, net):
         held = s._state.fragments if hasattr(s._state, "fragments") else [s._state]
@@ -111,6 +115,24 @@ def test_three_workers_shared_weights_have_the_same_hash_after_every_step_with_q
     hashes = together(3, build(everyone(compressor())), steps=9, each=shared)
     assert hashes[0] == hashes[1] == hashes[2]
     assert len(set(hashes[0])) > 2
+
+
+@pytest.mark.parametrize("wrap", [ef21, econtrol])
+@pytest.mark.parametrize(
+    "build",
+    [
+        every_step,
+        lambda talk: diloco(talk, every=2),
+        lambda talk: local_steps(talk, 2),
+        lambda talk: streaming(talk, 6),
+    ],
+    ids=["every_step", "diloco", "local_steps", "streaming"],
+)
+def test_changes_of_topk_at_density_1_are_no_compression_whatever_the_sync(build, wrap):
+    """Also of the vectors, with the same states kept from round to round."""
+    ours = together(2, build(everyone(wrap(topk(1.0)), small=wrap(topk(1.0)))), steps=9)
+    for one, other in zip(ours, together(2, build(EXACT()), steps=9), strict=True):
+        close(one, other)
 
 
 def test_every_step_ends_each_step_with_the_same_bits_whatever_the_compression():
