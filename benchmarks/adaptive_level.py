@@ -24,7 +24,7 @@ from laconic.methods import ACCORDION_LEVELS, build
 from laconic.workloads import load
 
 DECAYS = {0.6: 0.1, 0.85: 0.01}  # from this share of the steps on, this share of the learning rate
-BETWEEN: dict[str, list[float]] = {"topk": [0.03], "powersgd": [2], "batch": []}
+BETWEEN: dict[str, list[float]] = {"topk": [0.03, 0.06], "powersgd": [2], "batch": []}
 
 
 class Outcome(NamedTuple):
@@ -96,7 +96,7 @@ def main() -> None:
     light = own[0] if chosen.light is None else chosen.light
     heavy = own[1] if chosen.heavy is None else chosen.heavy
     window = {"kind": chosen.kind, "every": chosen.every, "eta": chosen.eta}
-    fixed = [light, *BETWEEN[chosen.kind], heavy]
+    fixed = [light, *(level for level in BETWEEN[chosen.kind] if min(light, heavy) < level < max(light, heavy)), heavy]
     ways = {f"fixed {level:g}": window | {"light": level, "heavy": level} for level in fixed}
     ways[f"accordion {light:g} / {heavy:g}"] = window | {"light": light, "heavy": heavy}
     heading(

@@ -8,14 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from laconic.aggregate import Rule
-from laconic.compress import Compressor, ef21_sgdm, error_feedback, half, identity, momentum_correction, topk, warm_up
+from laconic.compress import (
+    Compressor,
+    ef21_sgdm,
+    error_feedback,
+    half,
+    identity,
+    momentum_correction,
+    random_k,
+    topk,
+    warm_up,
+)
 from laconic.compress import e3m0 as e3m0_compressor
 from laconic.compress import econtrol as econtrol_compressor
 from laconic.compress import ef21 as ef21_compressor
 from laconic.errors import ClashError, ConfigError, unknown
 from laconic.exchange import Exchange, everyone, pairs, two_phase
 from laconic.exchange import accordion as accordion_exchange
+from laconic.exchange import adaptive as adaptive_exchange
 from laconic.exchange import powersgd as powersgd_exchange
+from laconic.exchange.adaptive import GRID
 from laconic.nesting import bind, chain_of, read
 from laconic.sync import Sync, accordion_batch, every_step, local_steps
 from laconic.sync import diloco as diloco_sync
@@ -350,6 +362,35 @@ def accordion(
         talk = accordion_exchange(powersgd_exchange(counts[0]), powersgd_exchange(counts[1]), every, eta)
         return every_step(talk)
     return accordion_batch(everyone(), counts[0], counts[1], every, eta, scale_lr)
+
+
+@method(
+    "adaptive",
+    send="gradients",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step",
+    to="everyone (all-gather; all-reduce with kind=random_k)",
+    combine="mean",
+    compress="as many entries as the link carries behind the computation, with error feedback",
+    wire="topk's at the density of the moment, and a few bytes to each peer once every H steps",
+    source="laconic's own controller; Top-k: Stich et al. 2018, arXiv:1809.07599",
+)
+def adaptive(
+    kind: str = "topk",
+    grid: Sequence[float] = GRID,
+    room: float = 0.5,
+    every: int = 10,
+    smoothing: float = 0.3,
+) -> Sync:
+    """Send the largest entries, as many as hide behind the computation: the density follows the measured link.
+
+    kind: topk or random_k; grid: the densities to choose from, rising; room: the share of the time of computation that
+    an exchange may take; every: steps between measurements; smoothing: weight of the newest measurement.
+    """
+    kinds = {"topk": topk, "random_k": random_k}
+    if kind not in kinds:
+        raise unknown("adaptive kind", kind, kinds)
+    return every_step(adaptive_exchange(kinds[kind], grid, room, every, smoothing))
 
 
 @method(

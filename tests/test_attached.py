@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from torch import nn
 
 from laconic import METHODS, attach
 from laconic.attached import nan_check
+from laconic.compress import identity
 from laconic.errors import ClashError, ConfigError, NotANumber, PacketError, PeerLost
+from laconic.exchange import everyone
 from laconic.links import memory
 from laconic.methods import build
 from laconic.state import freeze
-from laconic.sync import every_step
+from laconic.sync import diloco, every_step
 from tests.tiny import batch, close, digest, equal, loss, model, seeded, sgd, step, together, weights
 
 SMALL = {
@@ -474,8 +477,15 @@ def test_closures_and_grad_scalers_are_refused_with_what_to_do():
             sync.step(lambda: None)
         scaler = torch.amp.GradScaler("cpu")
         scaler.scale(loss(net, batch(0, 0, torch.float32))).backward()
-        with pytest.raises(ConfigError, match="train in bfloat16 autocast"):
-            scaler.step(sync)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ConfigError, match="train in bfloat16 autocast"):
+                scaler.step(sync)
+        for name in ("grad_scale", "found_inf"):  # the scaler's word to an optimizer that takes a scale
+            setattr(sync.optimizer, name, torch.tensor(1.0))
+            with pytest.raises(ConfigError, match="train in bfloat16 autocast"):
+                sync.step()
+        sync.step()  # what was refused is forgotten
 
     memory.run(1, work)
 
@@ -618,6 +628,54 @@ def test_a_gradient_that_is_finite_and_does_not_fit_is_not_called_infinite():
         (1e9 * loss(net, (x, y))).backward()
         with pytest.raises(NotANumber, match=r"worker 0: every gradient is finite, but half\('fp16'\): .*range"):
             sync.step()
+        return True
+
+    assert memory.run(1, work) == [True]
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("topk", {}), ("ddp", {"compress": "int8"}), ("powersgd", {"rank": 1}), ("ddp-half", {})]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_not_finite_is_named_with_its_worker_whatever_found_it(name, settings, bucket_bytes, dtype):
+    def poisoned(link):
+        net = model(dtype)
+        net[2].weight.register_hook(lambda g: g.index_fill(0, torch.tensor([1]), math.nan) if link.rank == 1 else g)
+        sync = attach(net, sgd(net), name, link, bucket_bytes=bucket_bytes, **settings)
+        loss(net, batch(link.rank, 0, dtype)).backward()
+        with pytest.raises((NotANumber, PeerLost)) as caught:
+            sync.step()
+        return str(caught.value)
+
+    said = memory.run(2, poisoned)
+    assert said[1].startswith("worker 1: gradient 2.weight is not finite")
+
+
+class Failing(Exception):
+    pass
+
+
+@pytest.mark.parametrize("sync", ["every_step", "diloco"])
+def test_a_compressor_that_cannot_run_on_a_parameters_dtype_is_refused_with_one_that_can(sync):
+    def compress(x, state):
+        if x.dtype == torch.float64:
+            raise Failing('"quantize" is not implemented for Double')
+        return identity().compress(x, state)
+
+    talk = everyone(identity()._replace(compress=compress, name="picky", summable=False))
+    made = {"every_step": every_step(talk), "diloco": diloco(talk)}[sync]
+
+    def work(link):
+        attach(narrow := model(torch.float32), sgd(narrow), made, link)
+        attach(narrow := model(torch.bfloat16), sgd(narrow), made, link)
+        mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+        says = (
+            r"everyone\(picky\) cannot work on torch.float64 on cpu: .*not implemented for Double; everyone\(int8\) can"
+        )
+        with pytest.raises(ClashError, match=says):
+            attach(mixed, sgd(mixed), made, link)
+        assert link.meter.bytes_out == 0
         return True
 
     assert memory.run(1, work) == [True]

@@ -1,10 +1,11 @@
 """To whom: one exchange a file. A name in ``__all__`` is public and has a spelling in recipes."""
 
 from laconic.exchange.accordion import accordion
+from laconic.exchange.adaptive import adaptive
 from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone, ring
 from laconic.exchange.pairs import pairs
 from laconic.exchange.powersgd import powersgd
 from laconic.exchange.two_phase import two_phase
 
-__all__ = ["Exchange", "accordion", "everyone", "pairs", "powersgd", "ring", "two_phase"]
+__all__ = ["Exchange", "accordion", "adaptive", "everyone", "pairs", "powersgd", "ring", "two_phase"]
