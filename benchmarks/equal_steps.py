@@ -1,8 +1,8 @@
 """Which compressors reach the dense run's loss at equal steps? Runs long enough to settle, with the rate falling to 0.
 
 Two workers as threads on memory links: losses and bytes are those of any link, seconds are not measured. Fashion with
-SGD and momentum, Shakespeare (nano) with AdamW; for dgc, which carries the momentum itself, SGD on both sides, gradients
-clipped at 1 (the worker's own before it is sent, or the mean). The rate rises over a twentieth of the steps.
+SGD and momentum, Shakespeare (nano) with AdamW; for dgc, which carries the momentum itself, SGD on both sides, and
+gradients clipped at 1 (the worker's own before it is sent, or the mean). The rate rises over a twentieth of the steps.
 
     python benchmarks/equal_steps.py [--steps 2000] [--seeds 2] [--only fashion] [--ways dense,dgc]
 """
