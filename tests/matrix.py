@@ -476,8 +476,8 @@ refused (below), which happens when the nesting is built or attached, and never 
 
 Each cell that is not refused was trained for {STEPS} steps on {WORKERS} workers in one process (float64, a network of
 two layers, plain SGD), and checked for: finite losses; the same bits on every worker where the method says equal, and
-the same anchors; a run resumed from a checkpoint of step {SAVED}, with what was under way, that ends in the same bits; and
-that nothing is lost, for feedbacks whose law says so: the sum of results plus the mean residual is the sum of mean
+the same anchors; a run resumed from a checkpoint of step {SAVED}, with what was under way, that ends in the same bits;
+and that nothing is lost, for feedbacks whose law says so: the sum of results plus the mean residual is the sum of mean
 inputs, to 1e-9 of the largest. Where packets of 16 bits are summed in flight it is to 5e-2: such sums round, and no
 residual holds that.
 

@@ -188,7 +188,7 @@ def atheris_engine(args: argparse.Namespace) -> int:
             number = rng.randrange(len(every))
             seeds = every[number].seeds
             return (bytes([number]) + wrong(rng, rng.choice(seeds), seeds)[0])[:max_size]
-        if data and rng.randrange(4):
+        if data and rng.randrange(8):
             try:
                 (packet,) = from_bytes(sealed(data[1:]))
             except PacketError:

@@ -99,8 +99,22 @@ def wrong(rng: Random, parts: Parts, seeds: Sequence[Parts]) -> tuple[bytes, int
     if raw_only or rng.randrange(8) == 0:
         other = body_of(seeds[rng.randrange(len(seeds))])
         for _ in range(1 + rng.randrange(3)):
-            body = _wrong_bytes(rng, body, other)
+            body = _wrong_somewhere(rng, body, other)
     return body, 1 if rng.randrange(64) else rng.randrange(4)
+
+
+def _wrong_somewhere(rng: Random, body: bytes, other: bytes) -> bytes:
+    """Wrong bytes in all of a body, in its header's text (whose length is then told rightly), or behind the header."""
+    choice = rng.randrange(4)
+    told = struct.unpack("<I", body[:4])[0] if len(body) >= 4 else len(body)
+    if choice == 0 or 4 + told > len(body):
+        return _wrong_bytes(rng, body, other)
+    if choice == 1:
+        text = _wrong_bytes(rng, body[4 : 4 + told], other[4:])
+        lead = struct.pack("<I", len(text)) + text
+        return lead + bytes(-len(lead) % ALIGN) + body[4 + told + -(4 + told) % ALIGN :]
+    lead_bytes = 4 + told + -(4 + told) % ALIGN
+    return body[:lead_bytes] + _wrong_bytes(rng, body[lead_bytes:], other)
 
 
 def _value(rng: Random, old: Any) -> Any:
