@@ -53,7 +53,7 @@ def _as_words(raw: np.ndarray) -> np.ndarray:
     return words
 
 
-@njit(cache=True, nogil=True)
+@njit("i8(i4[::1], i8, u8[::1], u8[::1])", cache=True, nogil=True)
 def _write(places, low, unary, plain):
     """Fill both streams, which come as zeros; returns the bits of the first."""
     at = np.int64(0)
@@ -79,7 +79,7 @@ def _write(places, low, unary, plain):
     return at
 
 
-@njit(cache=True, nogil=True)
+@njit("i8(u8[::1], u8[::1], i8, i8, i4[::1])", cache=True, nogil=True)
 def _read(unary, plain, low, numel, places):
     mask = (ONE << np.uint64(low)) - ONE
     before = np.int64(-1)

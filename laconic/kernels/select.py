@@ -2,6 +2,9 @@
 
 A threshold is such bits with the sign cleared. NaN and infinity are above every threshold: they always come out as
 candidates, which is where the caller looks for them.
+
+All loops are compiled, or read from numba's cache, when this is imported: which of them a tensor needs depends on its
+size and values, and a run should not stop to compile in its middle.
 """
 
 from __future__ import annotations
@@ -95,7 +98,24 @@ def _count(x: np.ndarray, start: int, stop: int) -> np.ndarray:
     return table.sum(0)
 
 
-@njit(cache=True, nogil=True)
+@njit("i8(f4[::1], f4[::1], f4[::1], i4, i4[::1], f4[::1], i8, i8, i8)", cache=True, nogil=True)
+def _sweep_rest(x, residual, out, threshold, places, values, start, stop, count):
+    one = np.empty(1, np.float32)
+    bits = one.view(np.int32)
+    if count + stop - start > places.size:
+        return FULL
+    for i in range(start, stop):
+        one[0] = x[i] + residual[i]
+        out[i] = one[0]
+        if (bits[0] & MAGNITUDE) >= threshold:
+            places[count] = i
+            values[count] = one[0]
+            out[i] = np.float32(0)
+            count += 1
+    return count
+
+
+@njit("i8(f4[::1], f4[::1], f4[::1], i4, i4[::1], f4[::1], i8, i8)", cache=True, nogil=True)
 def sweep(x, residual, out, threshold, places, values, start, stop):
     """``out = x + residual``, where what reaches ``threshold`` is put into ``places`` and ``values`` and left 0.
 
@@ -118,7 +138,7 @@ def sweep(x, residual, out, threshold, places, values, start, stop):
     return _sweep_rest(x, residual, out, threshold, places, values, whole, stop, count)
 
 
-@njit(cache=True, nogil=True)
+@njit("i8(f4[::1], f4[::1], f4[::1], i4, i4[::1], f4[::1], i8, i8)", cache=True, nogil=True)
 def sweep_around_cache(x, residual, out, threshold, places, values, start, stop):
     """:func:`sweep` for what is larger than the cache: less memory moves where a store fetches no line first."""
     room = places.size - WIDTH
@@ -139,24 +159,7 @@ def sweep_around_cache(x, residual, out, threshold, places, values, start, stop)
     return _sweep_rest(x, residual, out, threshold, places, values, whole, stop, count)
 
 
-@njit(cache=True, nogil=True)
-def _sweep_rest(x, residual, out, threshold, places, values, start, stop, count):
-    one = np.empty(1, np.float32)
-    bits = one.view(np.int32)
-    if count + stop - start > places.size:
-        return FULL
-    for i in range(start, stop):
-        one[0] = x[i] + residual[i]
-        out[i] = one[0]
-        if (bits[0] & MAGNITUDE) >= threshold:
-            places[count] = i
-            values[count] = one[0]
-            out[i] = np.float32(0)
-            count += 1
-    return count
-
-
-@njit(cache=True, nogil=True)
+@njit("i8(f4[::1], i4[::1], i4, i4[::1], f4[::1], i8, i8)", cache=True, nogil=True)
 def collect(x, bits, threshold, places, values, start, stop):
     """What of ``x`` reaches ``threshold``, into ``places`` and ``values``; returns as :func:`sweep`."""
     room = places.size - WIDTH
@@ -183,7 +186,7 @@ def collect(x, bits, threshold, places, values, start, stop):
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit("(i4[::1], i8[:, ::1], i8, i8)", cache=True, nogil=True)
 def histogram(bits, table, start, stop):
     """Count magnitudes by their upper 11 bits (exponent and 3 of the mantissa) into the two rows of ``table``."""
     middle = start + (stop - start) // 2 * 2
@@ -194,7 +197,7 @@ def histogram(bits, table, start, stop):
         table[0, (bits[i] & MAGNITUDE) >> 20] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit("i4(i4[::1], i8)", cache=True, nogil=True)
 def kth_largest(bits, k):
     """The magnitude, as bits, of the ``k``-th largest (k >= 1): 11, 11 and 9 bits at a time, exact."""
     low, width, want = np.int32(0), 31, k
@@ -214,7 +217,7 @@ def kth_largest(bits, k):
     return low
 
 
-@njit(cache=True, nogil=True)
+@njit("i4(i4[::1], i8, i8)", cache=True, nogil=True)
 def _limit(bits, k, threshold):
     """:func:`kth_largest` of magnitudes that all reach ``threshold``, quick where the ``k``-th is little above it."""
     table = np.zeros((2, BINS), np.int64)
@@ -236,7 +239,7 @@ def _limit(bits, k, threshold):
     return kth_largest(inside, want)
 
 
-@njit(cache=True, nogil=True)
+@njit("(i4[::1], f4[::1], i4[::1], i8, i8, f4[::1], b1)", cache=True, nogil=True)
 def settle(places, values, bits, k, threshold, out, restore):
     """Keep the ``k`` largest of candidates that reach ``threshold``, in place and in order; of equal ones the first.
 
@@ -260,7 +263,7 @@ def settle(places, values, bits, k, threshold, out, restore):
             out[places[i]] = values[i]
 
 
-@njit(cache=True, nogil=True)
+@njit("(f4[::1], i4[::1], f4[::1], f8)", cache=True, nogil=True)
 def _add_at(out, places, values, weight):
     factor = np.float32(weight)
     fetched = max(0, places.size - AHEAD)
