@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from laconic.compress.base import finite
+from laconic.compress.low_rank import orthonormal
 from laconic.errors import ConfigError, PacketError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
@@ -131,25 +132,6 @@ def _fitting(right: Tensor | None, m: Tensor, rank: int) -> Tensor | None:
 def working(tensor: Tensor) -> torch.dtype:
     """The dtype to compute in: half precision has too few digits to orthogonalise."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def orthonormal(matrix: Tensor) -> Tensor:
-    """An orthonormal basis of the columns' span (n x r); columns of a zero matrix stay harmless.
-
-    By Cholesky's factor of the r x r Gram matrix, twice: two thin products instead of a QR, which takes ten times as
-    long on a tall matrix. Where the columns are too nearly dependent for that, QR.
-    """
-    if matrix.device.type == "meta":
-        return torch.empty_like(matrix)
-    q = matrix.double()
-    for _ in range(2):
-        gram = q.T @ q
-        factor, info = torch.linalg.cholesky_ex(gram)
-        diagonal = factor.diagonal()
-        if int(info) or bool(diagonal.min() <= 1e-6 * diagonal.max()):
-            return torch.linalg.qr(matrix.double()).Q.to(matrix.dtype)
-        q = torch.linalg.solve_triangular(factor, q.T, upper=False).T
-    return q.to(matrix.dtype)
 
 
 def _sum(tensors: dict[int, Tensor], link: Link) -> dict[int, Tensor]:

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laconic.compress import random_k
+from laconic.compress import error_feedback, random_k
+from laconic.compress.base import accumulate, carry
 from laconic.compress.random_k import chosen
 from laconic.errors import ConfigError, PacketError
 from laconic.packet import Packet
@@ -89,3 +90,62 @@ def test_more_values_than_the_tensor_has_entries_are_refused():
 def test_a_density_that_is_no_share_is_refused():
     with pytest.raises(ConfigError, match="random_k: density"):
         random_k(0)
+
+
+@given(
+    n=st.integers(1, 3000),
+    density=st.floats(0.001, 1),
+    run=st.integers(1, 100),
+    seed=st.integers(0, 999),
+    step=st.integers(0, 10**6),
+)
+def test_runs_too_are_k_different_places_and_neighbours(n, density, run, seed, step):
+    k = math.ceil(density * n)
+    places = chosen(n, k, seed, step, CPU, run)
+    assert places.numel() == k == len(set(places.tolist()))
+    assert 0 <= int(places.min()) <= int(places.max()) < n
+    for part in places.split(min(run, n)):
+        assert bool(((part[1:] - part[:-1]) % n == 1 % n).all())
+
+
+@pytest.mark.parametrize(("n", "run"), [(64, 4), (97, 16), (100, 7), (50, 64)])
+def test_in_runs_too_every_place_is_chosen_about_equally_often(n, run):
+    k, steps = n // 8, 6000
+    counts = torch.zeros(n)
+    for step in range(steps):
+        counts[chosen(n, k, 0, step, CPU, run)] += 1
+    expected = steps * k / n
+    assert (counts - expected).abs().max() < 5 * math.sqrt(expected)
+
+
+def test_a_tensor_is_covered_by_the_steps_and_with_feedback_nothing_is_lost():
+    compressor = error_feedback(random_k(0.1, run=8))
+    x = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    state, sent, steps = compressor.init(x), torch.zeros_like(x), 200
+    for _ in range(steps):
+        packet, state = compressor.compress(x, state)
+        accumulate(compressor, packet, sent)
+    assert bool((sent != 0).all())
+    torch.testing.assert_close(sent + state.residual, steps * x, rtol=0, atol=1e-10)
+
+
+def test_what_is_carried_is_what_the_sum_leaves_to_the_bit():
+    x, residual = (torch.randn(500, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    compressor = random_k(0.1)
+    packet, left, after = carry(compressor, x, residual, compressor.init(x))
+    plain, _ = compressor.compress(x + residual, compressor.init(x))
+    assert torch.equal(packet.tensors["values"], plain.tensors["values"])
+    assert torch.equal(compressor.decompress(packet) + left, x + residual)
+    assert after.step == 1
+
+
+def test_bounds_are_those_of_the_expected_errors():
+    assert random_k(0.2).delta(50) == pytest.approx(0.2)
+    assert random_k(0.25, scaled=True).omega(40) == pytest.approx(3)
+    assert random_k(0.2).omega is None
+    assert random_k(0.2, scaled=True).delta is None
+
+
+def test_a_run_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="random_k: run"):
+        random_k(0.1, run=0)

@@ -1,0 +1,33 @@
+"""Loops that take everything above a threshold, which a sample guesses: one pass where the guess is good."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laconic.kernels import empty_like
+from laconic.kernels.select import _gather
+
+
+def passing(
+    flat: Tensor, residual: Tensor | None, thresholds: list[float], few: int, many: int
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Places (rising) and values of what reaches the first of falling ``thresholds`` that at least ``few`` reach.
+
+    Also what is left of the sum without them, if there is a residual. ``None`` where that is much more than ``many``,
+    or where fewer reach even the last.
+    """
+    n = flat.numel()
+    x = flat.numpy()
+    e = None if residual is None else residual.numpy()
+    left = None if residual is None else empty_like(flat)
+    out = None if left is None else left.numpy()
+    for threshold in thresholds:
+        found = _gather(x, e, out, int(np.float32(threshold).view(np.int32)), many, n)
+        if not found:
+            return None
+        places, values = found[0] if len(found) == 1 else (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
+        if few <= places.size:
+            return torch.from_numpy(places), torch.from_numpy(values), left
+    return None
