@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from laconic.compress import e3m0
 from laconic.compress.e3m0 import MAGNITUDES
 from laconic.errors import ConfigError
+from tests.compress.repeated import is_unbiased, relative_error
 
 
 def draw(n, seed, scale=1.0):
@@ -78,3 +79,18 @@ def test_zeros_beside_values_too_small_for_a_scale_stay_zeros():
 def test_a_block_that_two_codes_a_byte_do_not_fill_is_refused(block):
     with pytest.raises(ConfigError, match="e3m0: block must be even"):
         e3m0(block)
+
+
+def test_at_random_it_is_unbiased_and_within_its_omega():
+    for block in (16, 128):
+        compressor = e3m0(block, stochastic=True)
+        x = draw(300, 1) ** 3
+        assert is_unbiased(compressor, x)
+        assert relative_error(compressor, x, 200) <= compressor.omega(300)
+
+
+def test_to_nearest_the_error_is_within_delta():
+    for block in (2, 64, 4096):
+        for power in (1, 5):
+            x = draw(5000, 2) ** power
+            assert relative_error(e3m0(block), x) <= 1 - e3m0(block).delta(5000)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from laconic.compress import int8
 from laconic.errors import ConfigError
+from tests.compress.repeated import relative_error
 
 TINY = 127 * torch.finfo(torch.float32).tiny  # below it a block has no scale, and becomes zeros
 
@@ -81,3 +82,11 @@ def test_zeros_beside_values_too_small_for_a_scale_stay_zeros():
 def test_a_block_under_1_is_refused():
     with pytest.raises(ConfigError, match="int8: block must be at least 1"):
         int8(0)
+
+
+def test_the_error_is_within_omega_at_random_and_within_delta_to_nearest():
+    x = draw(5000, 6) ** 3
+    for block in (1, 64, 5000):
+        assert relative_error(int8(block), x, 20) <= int8(block).omega(5000) * 1.01
+        nearest = int8(block, stochastic=False)
+        assert relative_error(nearest, x) <= 1 - nearest.delta(5000) + 1e-12
