@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from laconic.compress import half, identity, int8, topk
 from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
+from laconic.exchange import Exchange, everyone
+from laconic.links import memory
 from laconic.links.background import Handle
 from laconic.links.base import Link
 from laconic.methods import build
@@ -91,7 +94,7 @@ class Attached:
     worker keeps its own).
     """
 
-    _step_supports_amp_scaling = True  # so that a GradScaler hands itself to step(), which refuses it in words
+    _step_supports_amp_scaling = True  # so that a GradScaler tells step() its scale, and is refused in words
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class Attached:
         named = _trainable(model, optimizer)
         _check_momentum(sync, optimizer)
         self.names, self.params = list(named), list(named.values())
+        _rehearse(sync, self.params)
         self.shard = shard_of(named)
         if self.shard is not None and sync.whole:
             raise ClashError(
@@ -132,14 +136,14 @@ class Attached:
 
     # -- the loop --------------------------------------------------------------------------------------------
 
-    def step(self, closure: None = None, *, grad_scaler: Any = None) -> None:
+    def step(self, closure: None = None) -> None:
         """Finish the gradients' exchange, step the optimizer, and do what the sync does after a step.
 
         Raises: ConfigError for a closure or a GradScaler; NotANumber; PeerTimeout, PeerLost.
         """
         if closure is not None:
             raise ConfigError("step: a closure would run backward several times a step; call backward before step()")
-        if grad_scaler is not None:
+        if any(_scaled(each) for each in (self, self.optimizer)):
             raise ConfigError(
                 "step: a GradScaler multiplies gradients by a changing scale, which residuals cannot follow; train in "
                 "bfloat16 autocast, which needs no scaler"
@@ -415,6 +419,12 @@ def _trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     return named
 
 
+def _scaled(optimizer: Any) -> bool:
+    """Whether a GradScaler has told this optimizer its scale; forgets it, since who is refused does not clear up."""
+    told = [vars(optimizer).pop(name, None) for name in ("grad_scale", "found_inf")]
+    return any(value is not None for value in told)
+
+
 def _check_momentum(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
     if not sync.momentum:
         return
@@ -424,6 +434,38 @@ def _check_momentum(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
                 f"attach: {sync.name} carries momentum itself, and the optimizer would add its own; build it with "
                 "momentum=0 (SGD) or betas=(0, ...) (Adam)"
             )
+
+
+def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:
+    """Run the exchange once for each dtype and device, alone and on little: what cannot work there is refused now."""
+    if sync.exchange is None:
+        return
+    kinds = {
+        (p.dtype if sync.after_backward else torch.promote_types(p.dtype, torch.float32), p.device) for p in params
+    }
+    for dtype, device in sorted(kinds, key=str):
+        try:
+            _once(sync.exchange, dtype, device)
+        except Exception as error:  # whatever a compressor, or what it stands on, raises where it cannot run
+            others = [everyone(compressor()) for compressor in (int8, half, topk, identity)]
+            works = next((e.name for e in others if _works(e, dtype, device)), "nothing")
+            raise ClashError(
+                f"attach: {sync.exchange.name} cannot work on {dtype} on {device}: {error}; {works} can"
+            ) from error
+
+
+def _once(exchange: Exchange, dtype: torch.dtype, device: torch.device) -> None:
+    little = [torch.ones(shape, dtype=dtype, device=device) for shape in ((64, 64), (64,))]
+    with memory.alone() as link:
+        exchange.run(little, exchange.init(little), link)
+
+
+def _works(exchange: Exchange, dtype: torch.dtype, device: torch.device) -> bool:
+    try:
+        _once(exchange, dtype, device)
+    except Exception:
+        return False
+    return True
 
 
 def _same_start(named: dict[str, Tensor], sync: Sync, link: Link, shard: Shard | None) -> None:

@@ -51,6 +51,7 @@ def test_a_gradient_goes_from_backward_through_sync_exchange_compressor_packet_a
         optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
         sync = attach(net, optimizer, whole._replace(after_backward=after_backward), link)
         link.all_gather = all_gather
+        hops.clear()  # of the rehearsal
         before = link.meter.bytes_out
 
         (net.weight * INPUTS[link.rank]).sum().backward()  # 1. backward: the gradient is the input

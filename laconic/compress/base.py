@@ -101,11 +101,30 @@ def share(what: str, value: float, name: str = "density") -> float:
     return value
 
 
-def needs_feedback(what: str, compressor: Compressor) -> None:
-    """Refuse a compressor around which a residual would grow without bound.
+def count(what: str, value: Any, name: str, least: int | None = 1) -> int:
+    """Check that ``value`` is a whole number, of at least ``least``.
+
+    Raises: ConfigError that names ``what`` it is for.
+    """
+    if type(value) is not int or (least is not None and value < least):
+        wanted = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ConfigError(f"{what}: {name} must be {wanted}, got {value!r}")
+    return int(value)
+
+
+def needs_feedback(what: str, compressor: Compressor, numel: int = 0) -> None:
+    """Refuse a compressor around which a residual would grow without bound, for tensors of so many entries.
+
+    An unbiased one may do that whose ``omega`` is 1 or more there: it can miss by more than it was given.
 
     Raises: ClashError.
     """
+    if numel and compressor.omega is not None and compressor.delta is None and compressor.omega(numel) >= 1:
+        raise ClashError(
+            f"{what}: {compressor.name} is unbiased with an omega of {compressor.omega(numel):.3g} for a tensor of "
+            f"{numel} entries, and from 1 on a residual around it can grow without bound; use "
+            f"{what}(damped({compressor.name})), or {compressor.name} without {what} (a method's feedback=false)"
+        )
     if compressor.no_feedback:
         raise ClashError(
             f"{what}: {compressor.name} {compressor.no_feedback}, so that what is added would grow without bound; use "

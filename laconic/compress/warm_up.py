@@ -36,8 +36,9 @@ def warm_up(
     """
     share("warm_up", density)
     share("warm_up", start, "start")
-    if start < density or steps < 0:
-        raise ConfigError(f"warm_up: start ({start}) must be at least density ({density}), and steps ({steps}) >= 0")
+    base.count("warm_up", steps, "steps", 0)
+    if start < density:
+        raise ConfigError(f"warm_up: start ({start}) must be at least density ({density})")
     needs_values("warm_up", kind(density), "put the warm-up inside it, ef21(warm_up(...)) say")
     count = 4 if steps else 0
     levels = [kind(start * (density / start) ** (i / 4)) for i in range(count)] + [kind(density)]

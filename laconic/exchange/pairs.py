@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from laconic.aggregate.mean import Rule, mean
-from laconic.compress.base import Compressor, needs_values
+from laconic.compress.base import Compressor, count, needs_values
 from laconic.compress.identity import identity
 from laconic.errors import PacketError
 from laconic.exchange.base import Exchange, Tensors
@@ -34,6 +34,7 @@ def pairs(compressor: Compressor | None = None, combine: Rule | None = None, see
     Wire:   one message of the packets' bytes, to one peer.
     Source: the pairing of NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.
     """
+    count("pairs", seed, "seed", None)
     inner = compressor if compressor is not None else identity()
     rule = combine if combine is not None else mean()
     needs_values("pairs", inner, "a partner holds only some of them; use everyone(...), or error_feedback here")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import finite
+from laconic.compress.base import count, finite
 from laconic.compress.low_rank import orthonormal
 from laconic.errors import ConfigError, PacketError
 from laconic.exchange.base import Exchange, Tensors
@@ -45,8 +45,8 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
     Raises: ConfigError unless ``rank >= 1`` and ``min_rate > 0``; NotANumber if a matrix holds NaN or infinity.
     Source: Vogels et al. 2019, arXiv:1905.13727, algorithm 1; the residual of their later package.
     """
-    if rank < 1:
-        raise ConfigError(f"powersgd: rank must be at least 1, got {rank}")
+    count("powersgd", rank, "rank")
+    count("powersgd", seed, "seed", None)
     if not min_rate > 0:
         raise ConfigError(f"powersgd: min_rate must be positive, got {min_rate}")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from laconic.errors import ConfigError, PeerError, PeerLost, PeerTimeout
-from laconic.links.base import Link
+from laconic.links.base import PATIENCE, Link
 from laconic.packet import Message, from_bytes, message_nbytes, to_bytes
 
 Result = TypeVar("Result")
@@ -48,6 +48,11 @@ class MemoryLink(Link):
         super().close()
         for to in self.peers():
             self._queues[self.rank][to].put(_GONE)
+
+
+def alone() -> MemoryLink:
+    """The link of the only worker."""
+    return MemoryLink(0, [[queue.SimpleQueue()]], PATIENCE)
 
 
 def run(workers: int, fn: Callable[[Link], Result], *, timeout: float = 60.0) -> list[Result]:

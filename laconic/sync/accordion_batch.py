@@ -98,4 +98,5 @@ def accordion_batch(
         decayed=lambda state: state._replace(light=True),
         rate=(lambda state: float(state.sent)) if scale_lr else None,
         whole=True,
+        exchange=talk,
     )

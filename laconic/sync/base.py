@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.errors import ClashError, ConfigError
+from laconic.compress.base import count
+from laconic.errors import ClashError
 from laconic.exchange.base import Exchange
 from laconic.links.base import Link
 
@@ -33,7 +34,8 @@ class Sync(NamedTuple):
     is multiplied.
     ``clip`` bounds the norm of the whole gradient of each worker, before it is sent, at ``clip * sqrt(size)``; where a
     worker sees only a part of each gradient, that is done before ``after_backward``. ``whole``: it decides by the whole
-    gradient in another way, and cannot be run where each worker sees a part.
+    gradient in another way, and cannot be run where each worker sees a part. ``exchange`` is what it talks by, so that
+    what cannot run is found before the first step.
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]
@@ -48,6 +50,7 @@ class Sync(NamedTuple):
     rate: Callable[[Any], float] | None = None
     clip: float | None = None
     whole: bool = False
+    exchange: Exchange | None = None
 
 
 def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
@@ -71,9 +74,7 @@ def positive(what: str, name: str, value: int) -> int:
 
     Raises: ConfigError.
     """
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{what}: {name} must be a whole number of at least 1, got {value!r}")
-    return value
+    return count(what, value, name)
 
 
 def needs_equal(what: str, exchange: Exchange, instead: str) -> None:

@@ -74,7 +74,7 @@ def diloco(
         return state.anchor
 
     name = f"diloco({talk.name}, every={every})"
-    return Sync(init, None, after_step, model, name=name, decayed=passed_on(talk))
+    return Sync(init, None, after_step, model, name=name, decayed=passed_on(talk), exchange=talk)
 
 
 def still(anchor: list[Tensor], momentum: float) -> list[Tensor]:

@@ -47,4 +47,5 @@ def every_step(exchange: Exchange | None = None, clip: float | None = None) -> S
         name=f"every_step({talk.name})",
         decayed=talk.decayed,
         clip=clip,
+        exchange=talk,
     )

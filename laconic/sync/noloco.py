@@ -86,4 +86,5 @@ def noloco(
     def model(params: Params, state: NolocoState) -> list[Tensor]:
         return state.slow
 
-    return Sync(init, None, after_step, model, equal=talk.equal, name=f"noloco({talk.name}, every={every})")
+    name = f"noloco({talk.name}, every={every})"
+    return Sync(init, None, after_step, model, equal=talk.equal, name=name, exchange=talk)

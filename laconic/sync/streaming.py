@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from laconic.compress.base import count
 from laconic.errors import ConfigError, unknown
 from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone
@@ -92,6 +93,7 @@ def streaming(
     decay_free("streaming", talk)
     if fragments > every:
         raise ConfigError(f"streaming: {fragments} fragments cannot each be sent once in every={every} steps")
+    count("streaming", overlap, "overlap", 0)
     if not 0 <= overlap <= (every // fragments if fragments > 1 else every) - (overlap > 0):
         raise ConfigError(
             f"streaming: overlap must be under every/fragments = {every / fragments:g} steps, or a fragment is sent "
@@ -140,9 +142,8 @@ def streaming(
 
     # No ``model``: the anchors are of different ages, up to a whole period, and a worker's own weights, mixed with them
     # all the time, are ahead of them by most of one. docs/methods/streaming-diloco.md has both measured.
-    return Sync(
-        init, None, after_step, equal=False, name=f"streaming({talk.name}, every={every}, fragments={fragments})"
-    )
+    name = f"streaming({talk.name}, every={every}, fragments={fragments})"
+    return Sync(init, None, after_step, equal=False, name=name, exchange=talk)
 
 
 def deal(names: list[str], fragments: int, pattern: str) -> list[list[int]]:
