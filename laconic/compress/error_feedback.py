@@ -26,13 +26,15 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
 
     Law:    ``decompress(packet) + new residual == x + old residual``.
     Raises: NotANumber if that sum holds NaN or infinity; ClashError for a compressor that has feedback of its own
-            already, or sends more than it was given: the residual would grow without bound.
+            already, or sends more than it was given, or, once the tensor is known, misses by more (``omega >= 1``): the
+            residual would grow without bound.
     Source: Karimireddy et al. 2019, arXiv:1901.09847 (EF-SGD).
     """
     inner = compressor if compressor is not None else topk()
     needs_feedback("error_feedback", inner)
 
     def init(like: Tensor) -> ErrorFeedbackState:
+        needs_feedback("error_feedback", inner, like.numel())
         return ErrorFeedbackState(torch.zeros_like(like), inner.init(like))
 
     def compress(x: Tensor, state: ErrorFeedbackState) -> tuple[Packet, ErrorFeedbackState]:

@@ -44,6 +44,7 @@ def momentum_correction(
     needs_feedback("momentum_correction", inner)
 
     def init(like: Tensor) -> MomentumCorrectionState:
+        needs_feedback("momentum_correction", inner, like.numel())
         return MomentumCorrectionState(torch.zeros_like(like), torch.zeros_like(like), inner.init(like))
 
     def compress(x: Tensor, state: MomentumCorrectionState) -> tuple[Packet, MomentumCorrectionState]:

@@ -62,7 +62,7 @@ def test_what_was_decompressed_compresses_to_itself():
 
 
 def test_with_feedback_signs_go_the_way_of_the_mean_gradient_and_without_the_other_way():
-    """The published counterexample: a gradient of 4 once and -1 three times out of four, so that most signs are wrong."""
+    """The published counterexample: the gradient is 4 once and -1 three times in four, so that most signs are wrong."""
 
     def end(compressor):
         draws, x = torch.Generator().manual_seed(0), torch.zeros(64, dtype=torch.float64)
