@@ -34,11 +34,15 @@ def changes(
     if start not in STARTS:
         raise unknown(f"{name} start", start, STARTS)
     needs_feedback(name, inner)
-    name = f"{name}({inner.name})"
+    full = f"{name}({inner.name})"
+
+    def begin(like: Tensor) -> Any:
+        needs_feedback(name, inner, like.numel())
+        return init(like)
 
     def send(wanted: Tensor, x: Tensor, state: Any) -> tuple[Packet, Any]:
         sent = wanted.to(x.dtype)
-        finite(name, sent)
+        finite(full, sent)
         if start == "dense" and not state.started:
             packet, _ = WHOLE.compress(sent, ())
             return Packet(packet.tensors, packet.header | {"whole": True}), state.inner
@@ -56,12 +60,12 @@ def changes(
         return total.clone(), state._replace(mean=total)
 
     return inner._replace(
-        init=init,
+        init=begin,
         compress=lambda x, state: step(x.detach(), state, send),
         decompress=decompress,
         # Sums made in flight round, in 16 bits to 3 digits; what is wrong in the mean would stay in it for ever.
         summable=False,
-        name=name,
+        name=full,
         refines=None,
         momentum=momentum,
         no_feedback="keeps what it drops already",

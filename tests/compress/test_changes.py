@@ -20,6 +20,7 @@ from laconic.compress import (
     identity,
     int8,
     momentum_correction,
+    qsgd,
     random_k,
     topk,
     warm_up,
@@ -270,6 +271,20 @@ def test_feedback_around_feedback_or_around_what_sends_more_than_it_was_given_is
     if inner.integrate is not None:
         with pytest.raises(ClashError, match="would grow without bound"):
             error_feedback(inner)
+
+
+@wraps
+def test_an_unbiased_compressor_that_may_miss_by_more_than_it_was_given_is_refused_and_damped_it_converges(wrap):
+    x = draw(4096)
+    with pytest.raises(
+        ClashError, match=rf"{wrap.__name__}: qsgd is unbiased .* use {wrap.__name__}\(damped\(qsgd\)\)"
+    ):
+        wrap(qsgd(levels=2, bucket=4096)).init(x)
+    compressor = wrap(damped(qsgd(levels=2, bucket=4096)))
+    state = compressor.init(x)
+    for _ in range(150):
+        _, state = compressor.compress(x, state)
+    assert float((state.told - x).norm() / x.norm()) < 0.05
 
 
 def median():
