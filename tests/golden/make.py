@@ -33,9 +33,18 @@ SETTINGS: dict[str, Callable[[], Compressor]] = {
     "int8-block-7": lambda: compress.int8(7),
     "chain-random_k-e3m0": lambda: compress.chain(compress.random_k(0.2), compress.e3m0(4)),
     "ef21-dense": lambda: compress.ef21(start="dense"),
+    "fp8-e5m2": lambda: compress.fp8("e5m2", 32),
+    "natural-8": lambda: compress.natural(8),
+    "qsgd-3-max": lambda: compress.qsgd(3, 64, "max"),
+    "sign-none": lambda: compress.sign("none"),
+    "sign-l2-block-16": lambda: compress.sign("l2", 16),
+    "random_k-run-1": lambda: compress.random_k(0.1, run=1),
+    "chunked_topk-0.2-32": lambda: compress.chunked_topk(0.2, 32),
+    "dct-whole": lambda: compress.dct(0.1, 0),
+    "autoencoder-4": lambda: compress.autoencoder(4),
 }
 # These multiply matrices, whose last bits depend on the machine: their values are compared by size and not by bits.
-ROUNDED = {"dct", "dct_topk", "low_rank", "autoencoder"}
+ROUNDED = {"dct", "dct-whole", "dct_topk", "low_rank", "autoencoder", "autoencoder-4"}
 
 
 def cases() -> dict[str, Callable[[], Compressor]]:
