@@ -43,7 +43,7 @@ def test_a_gradient_goes_from_backward_through_sync_exchange_compressor_packet_a
             return plain_gather(message)
 
         inner: Compressor = error_feedback(topk(0.25))  # one of four entries
-        talk: Exchange = everyone(inner._replace(compress=compress, decompress=decompress))
+        talk: Exchange = everyone(inner._replace(compress=compress, decompress=decompress, add=None))
         whole: Sync = every_step(talk._replace(run=run))
         net = nn.Linear(2, 2, bias=False)
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, whole
 from laconic.compress.low_rank import orthonormal
 from laconic.errors import ConfigError, NotANumber
 from laconic.packet import Packet, need
@@ -48,6 +48,7 @@ def autoencoder(code: int = 64, every: int = 1, decay: float = 0.9, seed: int = 
             or infinity, or a code is beyond the range of its dtype (float16).
     Source: MCBench, arXiv:2301.02654 (MLSys 2024), its learning-based category; the training is ours.
     """
+    counts("autoencoder", code=code, every=every, seed=seed)
     if code < 1 or every < 1:
         raise ConfigError(f"autoencoder: code and every must be at least 1, got {code} and {every}")
     share("autoencoder", decay, "decay")

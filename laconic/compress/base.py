@@ -112,6 +112,15 @@ def count(what: str, value: Any, name: str, least: int | None = 1) -> int:
     return int(value)
 
 
+def counts(what: str, **values: Any) -> None:
+    """Check that settings are whole numbers, before what they may be is asked.
+
+    Raises: ConfigError.
+    """
+    for name, value in values.items():
+        count(what, value, name, None)
+
+
 def needs_feedback(what: str, compressor: Compressor, numel: int = 0) -> None:
     """Refuse a compressor around which a residual would grow without bound, for tensors of so many entries.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from laconic import kernels
 from laconic.compress import places as places_
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, stateless, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, stateless, whole
 from laconic.compress.topk import MOST, largest
 from laconic.errors import ConfigError, PacketError
 from laconic.packet import Packet, check_shape, need
@@ -29,6 +29,7 @@ def block_topk(density: float = 0.01, block: int = 64) -> Compressor:
     Raises: ConfigError unless ``0 < density <= 1`` and ``block >= 1``; NotANumber if the tensor holds NaN or infinity.
     Source: the bound is top-k's, Stich et al. 2018, arXiv:1809.07599, section 2, for blocks in place of entries.
     """
+    counts("block_topk", block=block)
     share("block_topk", density)
     if block < 1:
         raise ConfigError(f"block_topk: block must be at least 1, got {block}")

@@ -99,7 +99,8 @@ def quantiser(
             values = form.decode(pieces, numel)
         return values.to(dtype).reshape(shape)
 
-    plain = Compressor(start if seed is not None else stateless, compress, decompress, name=name, **laws)
+    block = max(1, (header or {}).get("block", 1))
+    plain = Compressor(start if seed is not None else stateless, compress, decompress, name=name, block=block, **laws)
 
     def carry(x: Tensor, residual: Tensor, state: Any) -> tuple[Packet, Tensor, Any]:
         flat, kept = x.detach().reshape(-1), residual.reshape(-1)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, stateless, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, stateless, whole
 from laconic.compress.rows import bits_of, largest_in_rows, pack, places_in_rows, unpack
 from laconic.errors import ConfigError
 from laconic.packet import Packet, check_shape, need
@@ -29,6 +29,7 @@ def chunked_topk(density: float = 0.01, chunk: int = 4096) -> Compressor:
             infinity.
     Source: the selection of DeMo (Peng et al. 2024, arXiv:2411.19870), without its transform.
     """
+    counts("chunked_topk", chunk=chunk)
     share("chunked_topk", density)
     if not 1 <= chunk <= MOST:
         raise ConfigError(f"chunked_topk: chunk must be in [1, {MOST}], got {chunk}")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, stateless, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, stateless, whole
 from laconic.compress.topk import MOST, largest
 from laconic.errors import ConfigError, NotANumber, PacketError
 from laconic.packet import Packet, need
@@ -43,6 +43,7 @@ def count_sketch(keep: float = 0.01, rows: int = 5, columns: int = 0, size: floa
     Source: Charikar et al. 2002 (count sketch); Rothchild et al. 2020, arXiv:2007.07682 (FetchSGD). The hashes:
             multiply-add-shift, Dietzfelbinger 1996.
     """
+    counts("count_sketch", rows=rows, columns=columns, seed=seed)
     share("count_sketch", keep, "keep")
     share("count_sketch", size, "size")
     if columns < 0:

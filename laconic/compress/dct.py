@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, whole
 from laconic.errors import ConfigError, NotANumber
 from laconic.packet import Packet, need
 from laconic.state import checkpointed
@@ -44,6 +44,7 @@ def dct(keep: float = 0.1, chunk: int = 64, rotate: bool = False) -> Compressor:
             as large).
     Source: FedFT, arXiv:2409.05242. Through the Fourier transform: Makhoul 1980.
     """
+    counts("dct", chunk=chunk)
     share("dct", keep, "keep")
     if chunk < 0:
         raise ConfigError(f"dct: chunk must be at least 1, or 0 for the whole tensor, got {chunk}")

@@ -7,7 +7,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, stateless, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, stateless, whole
 from laconic.compress.dct import basis, working
 from laconic.compress.rows import bits_of, largest_in_rows, pack, places_in_rows, unpack
 from laconic.errors import ConfigError, NotANumber
@@ -34,6 +34,7 @@ def dct_topk(keep: float = 1 / 128, chunk: int = 64) -> Compressor:
     Source: Peng et al. 2024, arXiv:2411.19870 (DeMo), its transform and selection. Its momentum, decay and sign are not
             here.
     """
+    counts("dct_topk", chunk=chunk)
     share("dct_topk", keep, "keep")
     if not 1 <= chunk <= MOST:
         raise ConfigError(f"dct_topk: chunk must be in [1, {MOST}], got {chunk}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import Compressor, finite
+from laconic.compress.base import Compressor, counts, finite
 from laconic.compress.bits import pack, packed_size
 from laconic.compress.blocks import Form, Pieces, block_of, fitting, in_blocks, quantiser, reciprocal, scaled_by
 from laconic.compress.noise import noise
@@ -35,6 +35,7 @@ def e3m0(block: int = 128, stochastic: bool = False, seed: int = 0) -> Compresso
     Source: the format of Streaming DiLoCo's outer gradients, Douillard et al. 2025, arXiv:2501.18512; the scaling
             by blocks is ours. Rounding at random: Horvath et al. 2019, arXiv:1905.10988 (natural dithering).
     """
+    counts("e3m0", block=block, seed=seed)
     if block < 2 or block % 2:
         raise ConfigError(f"e3m0: block must be even and positive, got {block}; two codes share a byte")
 

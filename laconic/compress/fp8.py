@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import Compressor, finite
+from laconic.compress.base import Compressor, counts, finite
 from laconic.compress.blocks import (
     Form,
     Pieces,
@@ -53,6 +53,7 @@ def fp8(kind: str = "e4m3", block: int = 128, stochastic: bool = False, seed: in
     Raises: ConfigError for another kind or unless ``block >= 1``; NotANumber if the tensor holds NaN or infinity.
     Source: the formats: Micikevicius et al. 2022, arXiv:2209.05433.
     """
+    counts("fp8", block=block, seed=seed)
     if kind not in KINDS:
         raise unknown("kind of fp8", kind, KINDS)
     checked_block("fp8", block)

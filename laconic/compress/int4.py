@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, counts
 from laconic.compress.blocks import checked_block, linear, linear_laws, quantiser
 
 LEVELS = 7  # symmetric: -8 is never used
@@ -18,6 +18,7 @@ def int4(block: int = 128, stochastic: bool = True, seed: int = 0) -> Compressor
     Raises: ConfigError unless ``block`` is even and positive; NotANumber if the tensor holds NaN or infinity.
     Source: as :func:`int8`.
     """
+    counts("int4", block=block, seed=seed)
     form = linear("int4", checked_block("int4", block, 2), LEVELS, 4)
     laws = linear_laws(block, LEVELS, stochastic)
     return quantiser("int4", form, seed if stochastic else None, {"block": block}, **laws)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, counts
 from laconic.compress.blocks import checked_block, linear, linear_laws, quantiser
 
 LEVELS = 127  # symmetric: -128 is never used
@@ -18,6 +18,7 @@ def int8(block: int = 256, stochastic: bool = True, seed: int = 0) -> Compressor
     Source: the block-wise form of Dettmers et al. 2022, arXiv:2110.02861, with linear levels; QSGD's rounding
             (Alistarh et al. 2017, arXiv:1610.02132).
     """
+    counts("int8", block=block, seed=seed)
     form = linear("int8", checked_block("int8", block), LEVELS, 8)
     laws = linear_laws(block, LEVELS, stochastic)
     return quantiser("int8", form, seed if stochastic else None, {"block": block}, **laws)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from laconic.compress.base import FLOATS, Compressor, finite, noise_key, promised, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, noise_key, promised, whole
 from laconic.errors import ConfigError, NotANumber
 from laconic.packet import Packet, need
 from laconic.state import checkpointed
@@ -49,6 +49,7 @@ def low_rank(
     Source: Vogels et al. 2019, arXiv:1905.13727 (subspace iteration); unbiased: Wang et al. 2018, arXiv:1806.04090
             (ATOMO), with as many triples every time.
     """
+    counts("low_rank", rank=rank, iterations=iterations, seed=seed)
     if rank < 1 or iterations < 1:
         raise ConfigError(f"low_rank: rank and iterations must be at least 1, got {rank} and {iterations}")
 

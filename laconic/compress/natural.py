@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import Compressor, finite, whole
+from laconic.compress.base import Compressor, counts, finite, whole
 from laconic.compress.bits import pack, packed_size, unpack
 from laconic.compress.blocks import Form, Pieces, quantiser
 from laconic.compress.noise import noise
@@ -34,6 +34,7 @@ def natural(bits: int = 9, seed: int = 0) -> Compressor:
             beyond the range.
     Source: Horvath et al. 2019, arXiv:1905.10988, section 2 and (8 bits) 2.4.
     """
+    counts("natural", bits=bits, seed=seed)
     if bits not in RANGES:
         raise ConfigError(f"natural: bits must be 8 or 9, got {bits}")
     first, last = RANGES[bits]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.compress.base import Compressor
+from laconic.compress.base import Compressor, counts
 from laconic.compress.blocks import checked_block, linear, linear_laws, quantiser
 from laconic.errors import ConfigError, unknown
 
@@ -22,6 +22,7 @@ def qsgd(levels: int = 7, bucket: int = 512, norm: str = "l2", seed: int = 0) ->
             if the tensor holds NaN or infinity.
     Source: Alistarh et al. 2017, arXiv:1610.02132, section 3.1.
     """
+    counts("qsgd", levels=levels, bucket=bucket, seed=seed)
     if not 1 <= levels <= 127:
         raise ConfigError(f"qsgd: levels must be in [1, 127], got {levels}; more would take over 8 bits")
     if norm not in NORMS:

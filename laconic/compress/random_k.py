@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import FLOATS, Compressor, finite, promised, share, whole
+from laconic.compress.base import FLOATS, Compressor, counts, finite, promised, share, whole
 from laconic.errors import ConfigError, PacketError
 from laconic.packet import Packet, check_shape, need
 from laconic.state import checkpointed
@@ -39,6 +39,7 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0, run: in
     Source: Stich et al. 2018, arXiv:1809.07599; Wangni et al. 2018, arXiv:1710.09854. The runs: as blocks, Xie et al.
             2020, arXiv:2007.13221 (CSER's random block sparsifier).
     """
+    counts("random_k", seed=seed, run=run)
     share("random_k", density)
     if run < 1:
         raise ConfigError(f"random_k: run must be at least 1, got {run}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import Compressor, finite, whole
+from laconic.compress.base import Compressor, counts, finite, whole
 from laconic.compress.bits import pack, packed_size, unpack
 from laconic.compress.blocks import Form, Pieces, checked_block, fitting, halved, in_blocks, quantiser, scaled_by
 from laconic.errors import unknown
@@ -33,6 +33,7 @@ def sign(scale: str = "l1", block: int = 0) -> Compressor:
     Source: Bernstein et al. 2018, arXiv:1802.04434 (signSGD); Karimireddy et al. 2019, arXiv:1901.09847 (the scaled
             sign); Tang et al. 2021, arXiv:2102.02888 (1-bit Adam's scale).
     """
+    counts("sign", block=block)
     if scale not in SCALES:
         raise unknown("scale of sign", scale, SCALES)
     if block:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from laconic import kernels
-from laconic.compress.base import Compressor, finite
+from laconic.compress.base import Compressor, counts, finite
 from laconic.compress.blocks import Form, Pieces, halved, in_blocks, quantiser, reciprocal
 from laconic.compress.noise import uniform
 from laconic.errors import ConfigError, PacketError
@@ -33,6 +33,7 @@ def ternary(clip: float | None = 2.5, seed: int = 0) -> Compressor:
     Raises: ConfigError unless ``clip`` is positive or None; NotANumber if the tensor holds NaN or infinity.
     Source: Wen et al. 2017, arXiv:1705.07878, sections 3.1 and 3.3 (layer-wise scales and clipping).
     """
+    counts("ternary", seed=seed)
     if clip is not None and not 0 < clip < math.inf:
         raise ConfigError(f"ternary: clip must be positive, or none, got {clip}")
 

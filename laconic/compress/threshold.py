@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from laconic import kernels
-from laconic.compress.base import Compressor, finite, share
+from laconic.compress.base import Compressor, counts, finite, share
 from laconic.compress.topk import MOST, add, largest, scatter, sparse_packet
 from laconic.errors import ConfigError
 from laconic.packet import Packet
@@ -49,6 +49,7 @@ def threshold(density: float = 0.01, sample: float = 0.001, seed: int = 0) -> Co
     Source: Lin et al. 2018, arXiv:1712.01887 (Deep Gradient Compression), the sampling and its authors' adaptation; the
             bounds of their code.
     """
+    counts("threshold", seed=seed)
     share("threshold", density)
     share("threshold", sample, "sample")
 
