@@ -99,7 +99,7 @@ def test_everyone_steps_with_the_mean_of_what_all_told_and_holds_the_same_bits(w
 @wraps
 @pytest.mark.parametrize("inner", [lambda: topk(0.2), half, lambda: random_k(0.2)], ids=["topk", "half", "random_k"])
 def test_with_tensors_of_16_bits_the_mean_does_not_drift_from_what_was_told(wrap, inner):
-    """A mean rounded to 16 bits before it is added up would be off by 1e-3 after so many rounds, and ever more."""
+    """A mean rounded to 16 bits before it is added up would be off by 2e-3 after so many rounds, and ever more."""
     for state, _ in (got := states_after(lambda: everyone(wrap(inner())), 100, torch.bfloat16)):
         told = sum(other.told for other, _ in got) / 3
         assert state.mean.dtype == torch.float32
