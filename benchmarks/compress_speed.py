@@ -33,6 +33,10 @@ def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
         state = compressor.init(x)
         return lambda: compressor.compress(x, state)
 
+    def decompressing(compressor: compress.Compressor) -> Callable[[], Any]:
+        packet, _ = compressor.compress(x, compressor.init(x))
+        return lambda: compressor.decompress(packet)
+
     def feeding_back(compressor: compress.Compressor) -> Callable[[], Any]:
         feedback = compress.error_feedback(compressor)
         state = [feedback.init(x)]
@@ -57,7 +61,19 @@ def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
         "decompress and add 1 %": (lambda: accumulate(compress.topk(), sparse, into, 1.0), "0.3"),
         "code places of 1 %": (lambda: encode(places, x.numel()), "0.3"),
         "read places of 1 %": (lambda: decode(sparse, x.numel(), k), ""),
+        "threshold 1 %": (compressing(compress.threshold(0.01)), ""),
+        "threshold 1 %, error feedback": (feeding_back(compress.threshold(0.01)), ""),
+        "chunked_topk 1 %": (compressing(compress.chunked_topk(0.01)), ""),
+        "chunked_topk 1 %, error feedback": (feeding_back(compress.chunked_topk(0.01)), ""),
+        "block_topk 1 %": (compressing(compress.block_topk(0.01)), ""),
+        "block_topk 1 %, error feedback": (feeding_back(compress.block_topk(0.01)), ""),
+        "dct 10 %": (compressing(compress.dct(0.1)), ""),
+        "dct 10 %, whole tensor": (compressing(compress.dct(0.1, 0)), ""),
+        "dct_topk": (compressing(compress.dct_topk()), ""),
+        "count_sketch 10 %": (compressing(compress.count_sketch()), ""),
+        "count_sketch 10 %, decompress": (decompressing(compress.count_sketch()), ""),
         "random_k 1 %": (compressing(compress.random_k(0.01)), "0.1"),
+        "random_k 1 %, one by one": (compressing(compress.random_k(0.01, run=1)), ""),
         "random_k 1 %, error feedback": (feeding_back(compress.random_k(0.01)), ""),
         "int8": (compressing(compress.int8()), "1.3"),
         "int8 to nearest": (compressing(compress.int8(stochastic=False)), "1.3"),

@@ -1,7 +1,8 @@
 """Loops that find the large entries of each row of a matrix, and that pack and read numbers of a fixed width.
 
-A row fits into the cache, so that looking at it several times costs little: the maxima of its groups give a threshold
-that at least as many entries reach as are wanted, and only these are looked at closely.
+A row fits into the cache, so that looking at it several times costs little. What reaches a threshold is looked at
+closely: the threshold is a little under what the row before had, or, where too few reach that, one that the maxima of
+groups give, which at least as many entries reach as are wanted.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from laconic.kernels import in_parallel
 from laconic.kernels.select import MAGNITUDE
+from laconic.kernels.simd import WIDTH, large, lowest
 
 GROUPS = 128  # groups of a row, or more where more are kept
 FEWEST = 4  # entries of a group
-RUN = 32  # entries that are looked at together: most runs hold nothing large
+BELOW = 1 << 19  # as bits: 3 to 6 percent
 
 
 def pick(flat: Tensor, residual: Tensor | None, left: Tensor | None, size: int, keep: int) -> tuple[Tensor, Tensor]:
@@ -48,33 +50,25 @@ def _pick(x, residual, out, bits, carries, size, keep, groups, places, values, f
     maxima, scratch = np.empty(groups, np.int32), np.empty(size, np.int32)
     found, sizes = np.empty(size, np.int32), np.empty(size, np.int32)
     deep = size // groups
+    limit = np.int32(0)
     for row in range(first, last):
         base = row * size
         if carries:
-            for i in range(base, base + size):
-                out[i] = x[i] + residual[i]
-        limit = np.int32(0)
-        if groups > 1:
-            maxima[:] = 0
-            for j in range(deep):  # a group is every so many-th entry: that is a loop over neighbours
-                at = base + j * groups
-                for g in range(groups):
-                    maxima[g] = max(maxima[g], np.int32(bits[at + g] & MAGNITUDE))
-            limit = kth(maxima, groups, keep)
+            _add(x[base : base + size], residual[base : base + size], out[base : base + size])
+        # Rows are often alike: a little under the last one's limit, most often enough reach it.
         count = 0
-        for start in range(base, base + size, RUN):
-            stop = min(base + size, start + RUN)
-            top = np.int32(0)
-            for i in range(start, stop):
-                top = max(top, np.int32(bits[i] & MAGNITUDE))
-            if top >= limit:
-                for i in range(start, stop):
-                    magnitude = np.int32(bits[i] & MAGNITUDE)
-                    if magnitude >= limit:
-                        found[count] = i - base
-                        sizes[count] = magnitude
-                        scratch[count] = magnitude
-                        count += 1
+        limit = np.int32(max(0, limit - BELOW))
+        if limit > 0:
+            count = _reaching(out, bits, base, size, limit, found, sizes, scratch)
+        if count < keep:
+            limit = np.int32(0)
+            if groups > 1:
+                maxima[:] = 0
+                for j in range(deep):  # a group is every so many-th entry: that is a loop over neighbours
+                    at = base + j * groups
+                    _raise(maxima, bits[at : at + groups])
+                limit = kth(maxima, groups, keep)
+            count = _reaching(out, bits, base, size, limit, found, sizes, scratch)
         limit = kth(scratch, count, keep)
         above = 0
         for j in range(count):
@@ -90,6 +84,42 @@ def _pick(x, residual, out, bits, carries, size, keep, groups, places, values, f
                 if carries:
                     out[base + found[j]] = np.float32(0)
                 at += 1
+
+
+@njit(cache=True, nogil=True)
+def _add(x, residual, out):
+    for i in range(out.size):  # from 0, so that no place can be negative, which numba would look for
+        out[i] = x[i] + residual[i]
+
+
+@njit(cache=True, nogil=True)
+def _raise(maxima, bits):
+    for g in range(maxima.size):
+        maxima[g] = max(maxima[g], np.int32(bits[g] & MAGNITUDE))
+
+
+@njit(cache=True, nogil=True)
+def _reaching(out, bits, base, size, limit, found, sizes, scratch):
+    """The entries of a row that reach ``limit``: their places, and their magnitudes twice; returns how many."""
+    count = 0
+    whole = base + size // WIDTH * WIDTH
+    for at in range(base, whole, WIDTH):
+        mask = large(out, at, limit)
+        while mask:
+            i = at + lowest(mask)
+            found[count] = i - base
+            sizes[count] = np.int32(bits[i] & MAGNITUDE)
+            scratch[count] = sizes[count]
+            count += 1
+            mask &= mask - 1
+    for i in range(whole, base + size):
+        magnitude = np.int32(bits[i] & MAGNITUDE)
+        if magnitude >= limit:
+            found[count] = i - base
+            sizes[count] = magnitude
+            scratch[count] = magnitude
+            count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)
