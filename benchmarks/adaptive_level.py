@@ -96,7 +96,7 @@ def main() -> None:
     light = own[0] if chosen.light is None else chosen.light
     heavy = own[1] if chosen.heavy is None else chosen.heavy
     window = {"kind": chosen.kind, "every": chosen.every, "eta": chosen.eta}
-    fixed = [light, *(level for level in BETWEEN[chosen.kind] if min(light, heavy) < level < max(light, heavy)), heavy]
+    fixed = [heavy, *(level for level in BETWEEN[chosen.kind] if min(light, heavy) < level < max(light, heavy)), light]
     ways = {f"fixed {level:g}": window | {"light": level, "heavy": level} for level in fixed}
     ways[f"accordion {light:g} / {heavy:g}"] = window | {"light": light, "heavy": heavy}
     heading(
@@ -104,21 +104,16 @@ def main() -> None:
         f"mean of {chosen.seeds} seeds; windows of {chosen.every} steps, eta {chosen.eta:g}"
     )
     print(f"  {'way':<24}{'held-out':>10}{'spread':>9}{'sent':>12}{'of heavy':>10}{'light':>8}  light, by tenths")
-    least = None
-    rows = {}
-    for name, settings in reversed(ways.items()):
+    least = 1.0
+    for name, settings in ways.items():
         runs = [trained(settings, chosen.workers, chosen.steps, seed) for seed in range(chosen.seeds)]
-        rows[name] = runs
-        if name == f"fixed {heavy:g}":
-            least = statistics.mean(run.nbytes for run in runs)
-    for name in ways:
-        runs = rows[name]
         losses = [run.loss for run in runs]
         nbytes = statistics.mean(run.nbytes for run in runs)
         mixed = name.startswith("accordion")
+        least = nbytes if name == f"fixed {heavy:g}" else least
         print(
             f"  {name:<24}{statistics.mean(losses):>10.4f}{max(losses) - min(losses):>9.4f}{units.size(nbytes):>12}"
-            f"{nbytes / least if least else 0:>10.2f}{statistics.mean(r.light for r in runs) if mixed else 0:>8.1%}  "
+            f"{nbytes / least:>10.2f}{statistics.mean(r.light for r in runs) if mixed else 0:>8.1%}  "
             + (" ".join(f"{share:.2f}" for share in runs[0].when) if mixed else ""),
             flush=True,
         )
