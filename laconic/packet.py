@@ -71,6 +71,12 @@ class Packet:
         lead = _padded(4 + len(self.encoded))
         return lead + sum(_padded(t.numel() * t.element_size()) for t in self.tensors.values())
 
+    def to(self, device: torch.device) -> Packet:
+        """This packet with its tensors on ``device``; itself if they are."""
+        if all(tensor.device == device for tensor in self.tensors.values()):
+            return self
+        return Packet({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.header)
+
     def __repr__(self) -> str:
         tensors = ", ".join(f"{name}: {CODES[t.dtype]}{list(t.shape)}" for name, t in self.tensors.items())
         return f"Packet({tensors}; {self.header}; {self.nbytes} bytes)"

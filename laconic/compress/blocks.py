@@ -25,6 +25,7 @@ from laconic.packet import Packet, check_shape, need
 from laconic.state import checkpointed
 
 Pieces = dict[str, Tensor]
+MOST_ON_GPU = 4096  # values of a block that one program on a GPU takes
 
 
 @checkpointed
@@ -41,7 +42,7 @@ class Form(NamedTuple):
     numel)`` checks a packet and takes out what ``decode(pieces, numel)`` makes values of. ``fast_encode(values,
     residual, key)`` and ``fast_decode(pieces, out, weight)`` are the same in loops: the first also gives what is left
     of the sum if there is a residual; the second puts values into ``out``, or adds ``weight`` times them to it. Both
-    encoders refuse values that are not finite.
+    encoders refuse values that are not finite. ``on_gpu(numel)``: a GPU has loops for tensors of this size too.
     """
 
     encode: Callable[[Tensor, int | None], Pieces]
@@ -49,6 +50,15 @@ class Form(NamedTuple):
     decode: Callable[[tuple[Any, ...], int], Tensor]
     fast_encode: Callable[[Tensor, Tensor | None, int | None], tuple[Pieces, Tensor | None]]
     fast_decode: Callable[[tuple[Any, ...], Tensor, float | None], None]
+    on_gpu: Callable[[int], bool] = lambda numel: False
+
+
+def _fast(form: Form, *tensors: Tensor) -> bool:
+    """Whether the form's loops take these tensors, of which there are some and which hold something."""
+    numel = tensors[0].numel()
+    if not numel or kernels.loops("blocks", *tensors) is None:
+        return False
+    return not tensors[0].is_cuda or form.on_gpu(numel)
 
 
 def quantiser(
@@ -81,19 +91,15 @@ def quantiser(
         flat = x.detach().reshape(-1)
         values = flat.float().contiguous()
         noise = key(flat, state)
-        loops = kernels.loops("blocks", values)
-        if loops is None or not flat.numel():
-            pieces = form.encode(values, noise)
-        else:
-            pieces, _ = form.fast_encode(values, None, noise)
+        pieces = form.fast_encode(values, None, noise)[0] if _fast(form, values) else form.encode(values, noise)
         return wrapped(pieces, x), after(state)
 
     def decompress(packet: Packet) -> Tensor:
         shape, numel = promised(packet)
         dtype = original(packet)
         pieces = form.read(packet, numel)
-        if numel and kernels.loops("blocks") is not None and _on_cpu(packet):
-            values = kernels.empty_like(torch.empty(numel))
+        device = _device(packet)
+        if device.type != "meta" and _fast(form, values := kernels.empty_like(torch.empty(numel, device=device))):
             form.fast_decode(pieces, values, None)
         else:
             values = form.decode(pieces, numel)
@@ -104,7 +110,7 @@ def quantiser(
 
     def carry(x: Tensor, residual: Tensor, state: Any) -> tuple[Packet, Tensor, Any]:
         flat, kept = x.detach().reshape(-1), residual.reshape(-1)
-        if kernels.loops("blocks", flat, kept) is None or not flat.numel():
+        if not _fast(form, flat, kept):
             return carried(plain, x.detach(), residual, state)
         noise = key(_sampled(flat) + _sampled(kept), state)
         pieces, left = form.fast_encode(flat, kept, noise)
@@ -113,8 +119,7 @@ def quantiser(
 
     def add(packet: Packet, into: Tensor, weight: float) -> None:
         check_shape(packet, into)
-        simple = into.numel() and into.is_contiguous() and _on_cpu(packet)
-        if simple and original(packet) == torch.float32 and kernels.loops("blocks", into) is not None:
+        if original(packet) == torch.float32 and _device(packet) == into.device and _fast(form, into):
             form.fast_decode(form.read(packet, into.numel()), into.view(-1), weight)
         else:
             into.add_(decompress(packet).to(into).mul_(weight))
@@ -122,8 +127,9 @@ def quantiser(
     return plain._replace(carry=carry, add=add)
 
 
-def _on_cpu(packet: Packet) -> bool:
-    return all(t.device.type == "cpu" and t.is_contiguous() for t in packet.tensors.values())
+def _device(packet: Packet) -> torch.device:
+    """Where a packet lies; one without tensors is nowhere in particular."""
+    return next((t.device for t in packet.tensors.values()), torch.device("cpu"))
 
 
 def _sampled(flat: Tensor) -> Tensor:
@@ -156,7 +162,7 @@ def linear(name: str, block: int, levels: int, bits: int, norm: str = "max", tol
 
     def fast_encode(values: Tensor, residual: Tensor | None, key: int | None) -> tuple[Pieces, Tensor | None]:
         size = fitting(block, values.numel())
-        codes, scales, left = kernels.loops("blocks").linear(values, residual, size, levels, bits, kind, key)
+        codes, scales, left = kernels.loops("blocks", values).linear(values, residual, size, levels, bits, kind, key)
         finite(name, scales)
         return {"codes": codes.view(dtype), "scales": scales}, left
 
@@ -174,9 +180,13 @@ def linear(name: str, block: int, levels: int, bits: int, norm: str = "max", tol
 
     def fast_decode(pieces: tuple[Any, ...], out: Tensor, weight: float | None) -> None:
         packed, scales, size, width = pieces
-        kernels.loops("blocks").linear_back(packed.view(torch.uint8), scales, size, width, out, weight)
+        kernels.loops("blocks", out).linear_back(packed.view(torch.uint8), scales, size, width, out, weight)
 
-    return Form(encode, read, decode, fast_encode, fast_decode)
+    def on_gpu(numel: int) -> bool:
+        size = fitting(block, numel)
+        return norm == "max" and bits in (4, 8) and 1 < size <= MOST_ON_GPU and not size & (size - 1)
+
+    return Form(encode, read, decode, fast_encode, fast_decode, on_gpu)
 
 
 def checked_block(name: str, block: int, multiple: int = 1) -> int:

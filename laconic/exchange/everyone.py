@@ -112,12 +112,12 @@ def _combine(rule: Rule, compressor: Compressor, packets: list[Packet], weights:
     A linear rule's result is of at least float32, rounded only once changes have been added up.
     """
     if not rule.linear:
-        return rule.combine([compressor.decompress(p).to(like.device) for p in packets], weights)
+        return rule.combine([compressor.decompress(p.to(like.device)) for p in packets], weights)
     # In at least float32: a sum of many has more digits than each of them.
     dtype = torch.promote_types(like.dtype, torch.float32)
     total = torch.zeros(like.shape, dtype=dtype, device=like.device)
     for packet, weight in zip(packets, weights, strict=True):
-        accumulate(compressor, packet, total, weight)
+        accumulate(compressor, packet.to(like.device), total, weight)
     return total.div_(sum(weights))
 
 

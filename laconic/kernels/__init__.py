@@ -23,7 +23,7 @@ from torch import Tensor
 
 SHARE = 1 << 17  # elements that are worth a thread of their own
 KEPT = 1 << 24  # bytes; above this, malloc gives memory back to the system and gets it again page by page
-ON_GPU = ("select",)  # modules with a Triton form
+ON_GPU = ("select", "blocks")  # modules with a Triton form
 SPARE = 2  # buffers kept of one size
 LINE = 64  # bytes of a cache line, where large memory begins
 

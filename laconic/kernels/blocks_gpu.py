@@ -14,22 +14,18 @@ from torch import Tensor
 from laconic.compress.noise import FIRST, SECOND, halves
 
 SPAN = 4096  # values of a program
-LARGEST_BLOCK = 4096
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 MIX_1, MIX_2 = tl.constexpr(FIRST), tl.constexpr(SECOND)
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: added and taken away again, it rounds to nearest, halves to even
-
-
-def fits(block: int, bits: int, norm: int) -> bool:
-    """Whether the programs here take blocks of this size, codes of so many bits and this scale."""
-    return norm == 0 and bits in (4, 8) and 2 <= block <= LARGEST_BLOCK and not block & (block - 1)
 
 
 def linear(
     flat: Tensor, residual: Tensor | None, block: int, levels: int, bits: int, norm: int, key: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Codes, scales, and what they leave of ``flat + residual`` (if there is one)."""
-    assert fits(block, bits, norm)
+    assert norm == 0
+    assert bits in (4, 8)
+    assert not block & (block - 1), "a program takes blocks of a power of two"
     n = flat.numel()
     left = None if residual is None else torch.empty_like(flat)
     codes = torch.empty(triton.cdiv(n * bits, 8), dtype=torch.uint8, device=flat.device)
