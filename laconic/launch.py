@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from laconic.errors import ConfigError, LaconicError
+from laconic.methods import build
 from laconic.recipe import Recipe
 from laconic.workloads import load
 
 POLL_SECONDS = 0.1
+COMPILED_SECONDS = 4.0  # a rehearsal that takes longer has compiled something
 GRACE_SECONDS = 25.0  # for a checkpoint, after an interruption
 WORKER_BYTES = 350 << 20  # what a worker takes before its model: the interpreter and torch
 MODEL_COPIES = 10  # of the parameters: gradients, the optimizer, a method's state, messages under way
@@ -39,18 +41,29 @@ class RunFailed(LaconicError):
     """A run ended before its time; the text is the first worker's own error."""
 
 
-def prepare(recipe: Recipe) -> int:
+def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None) -> int:
     """Refuse, before anything is started, what cannot run here; return the model's number of parameters.
+
+    The method is rehearsed, so that loops are compiled once and not by every worker; ``tell`` hears of it.
 
     Raises: ConfigError, WorkloadError: a sentence each.
     """
     recipe.checked()
+    if build(recipe.method, recipe.settings).rounds is not None:
+        raise ConfigError(
+            f"{recipe.method}: its workers take unequal numbers of steps, so no step can end a run of all; train in a "
+            "loop of your own, `while sync.rounds < 100` with laconic.attach, or set least_steps=most_steps and "
+            "least_density=most_density"
+        )
     cores = os.cpu_count() or 1
     if recipe.workers > PER_CORE * cores:
         raise ConfigError(
             f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
         )
+    begun = time.monotonic()
     parameters = _tried(recipe)
+    if time.monotonic() - begun > COMPILED_SECONDS:
+        tell(f"{recipe.method}: compiled its loops for this machine; later runs start at once")
     need, free = recipe.workers * (WORKER_BYTES + MODEL_COPIES * 4 * parameters), _free_memory()
     if free is not None and need > free:
         raise ConfigError(

@@ -79,7 +79,7 @@ def compare(
     """
     methods = {name: _divided(recipe, name, settings, tell) for name, settings in methods.items()}
     for name, settings in methods.items():
-        parameters = prepare(recipe.replace(method=name, settings=settings))
+        parameters = prepare(recipe.replace(method=name, settings=settings), tell)
     check_room(folder, recipe, parameters * len(methods))
     follow = watch or (lambda name: lambda line: None)
     before = _ideal(recipe, folder / "00-ideal", follow("ideal"), command)

@@ -163,7 +163,7 @@ def train(
         elif plan.seconds is None and plan.tokens is None and plan.steps is None:
             plan = plan.replace(seconds=DEFAULT_SECONDS)
         folder = out or _new_folder(f"{Path(plan.workload).stem}-{plan.method.split('(')[0]}")
-    parameters = prepare(plan)
+    parameters = prepare(plan, _say)
     port = usable(port)
     check_room(folder, plan, parameters, resume=resume is not None)
     from laconic.cli.progress import following
