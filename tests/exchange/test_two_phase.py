@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.aggregate import weighted_mean
-from laconic.compress import e3m0, ef21, error_feedback, half, identity, int8, momentum_correction, topk
+from laconic.compress import e3m0, ef21, error_feedback, half, identity, int8, momentum_correction, sign, topk
 from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
 from laconic.exchange import everyone, two_phase
 from laconic.links import memory
@@ -102,7 +102,9 @@ def two_level_reference(given, kept, owners, build, edges):
     return torch.cat(pieces)
 
 
-@pytest.mark.parametrize("build", [e3m0, lambda: int8(stochastic=False)], ids=["e3m0", "int8"])
+@pytest.mark.parametrize(
+    "build", [e3m0, lambda: int8(stochastic=False), lambda: sign("l2")], ids=["e3m0", "int8", "sign, as the paper"]
+)
 def test_it_is_the_compressed_all_reduce_of_1_bit_adam_with_errors_kept_at_both_ends(build):
     shape, edges = [(96, 64)], [(0, 2048), (2048, 4096), (4096, 6144)]
     found = rounds(3, lambda: two_phase(error_feedback(build())), 4, shape)
