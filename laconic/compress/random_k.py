@@ -47,16 +47,13 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0, run: in
     def init(like: Tensor) -> RandomKState:
         return RandomKState(0)
 
-    def take(flat: Tensor, state: RandomKState) -> tuple[Tensor, Tensor]:
-        places = chosen(flat.numel(), math.ceil(density * flat.numel()), seed, state.step, flat.device, run)
-        return places, flat.index_select(0, places)
-
     def pack(values: Tensor, x: Tensor, state: RandomKState) -> tuple[Packet, RandomKState]:
         header = {"shape": list(x.shape), "seed": seed, "step": state.step, "run": run}
         return Packet({"values": values}, header), RandomKState(state.step + 1)
 
     def compress(x: Float[Tensor, "*shape"], state: RandomKState) -> tuple[Packet, RandomKState]:
-        _, values = take(x.detach().reshape(-1), state)
+        flat = x.detach().reshape(-1)
+        values = _gathered(flat, math.ceil(density * flat.numel()), seed, state.step, run)
         if scaled and values.numel():
             values = values * (x.numel() / values.numel())
         finite("random_k", values)
@@ -66,8 +63,8 @@ def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0, run: in
         flat = x.detach().reshape(-1)
         left = torch.add(flat, residual.reshape(-1), out=kernels.empty_like(flat))
         finite("random_k", left)
-        places, values = take(left, state)
-        packet, after = pack(values, x, state)
+        places = chosen(left.numel(), math.ceil(density * left.numel()), seed, state.step, left.device, run)
+        packet, after = pack(left.index_select(0, places), x, state)
         return packet, left.index_fill_(0, places, 0).reshape(x.shape), after
 
     return Compressor(
@@ -108,6 +105,26 @@ def _add(packet: Packet, into: Tensor, weight: float) -> None:
     into.view(-1).index_add_(0, places.to(into.device), values.to(into) * weight)
 
 
+class _Runs(NamedTuple):
+    """``runs`` of ``size`` entries from ``start`` on; ``first``, ``first + stride``, ... of them are taken."""
+
+    size: int
+    runs: int
+    start: int
+    first: int
+    stride: int
+
+
+def _runs(numel: int, seed: int, step: int, run: int) -> _Runs:
+    draw = random.Random(f"random_k/{seed}/{step}")
+    size = min(run, numel)
+    count = numel // size
+    start, first, stride = draw.randrange(numel), draw.randrange(count), draw.randrange(1, count + 1)
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    return _Runs(size, count, start, first, stride)
+
+
 def chosen(numel: int, k: int, seed: int, step: int, device: torch.device, run: int = 1) -> Tensor:
     """The ``k`` places of ``numel`` that (seed, step) choose, all different, in runs of ``run``.
 
@@ -116,17 +133,31 @@ def chosen(numel: int, k: int, seed: int, step: int, device: torch.device, run: 
     """
     if not k:
         return torch.empty(0, dtype=torch.int64, device=device)
-    draw = random.Random(f"random_k/{seed}/{step}")
-    size = min(run, numel)
-    runs = numel // size
-    start, first, stride = draw.randrange(numel), draw.randrange(runs), draw.randrange(1, runs + 1)
-    while math.gcd(stride, runs) != 1:
-        stride += 1
-    used = min(runs, -(-k // size))
-    places = (torch.arange(used, device=device) * stride + first) % runs * size + start
+    size, count, start, first, stride = _runs(numel, seed, step, run)
+    used = min(count, -(-k // size))
+    places = (torch.arange(used, device=device) * stride + first) % count * size + start
     if size > 1:
         places = (places[:, None] + torch.arange(size, device=device)).reshape(-1)[:k]
         if k > places.numel():
-            rest = torch.arange(runs * size, runs * size + k - places.numel(), device=device)
+            rest = torch.arange(count * size, count * size + k - places.numel(), device=device)
             places = torch.cat((places, rest + start))
     return torch.where(places < numel, places, places - numel)
+
+
+def _gathered(flat: Tensor, k: int, seed: int, step: int, run: int) -> Tensor:
+    """``flat`` at the places that :func:`chosen` names; a run is copied as one, where no place of its own is needed."""
+    numel = flat.numel()
+    if not k or min(run, numel) == 1 or k > numel // min(run, numel) * min(run, numel):
+        return flat.index_select(0, chosen(numel, k, seed, step, flat.device, run))
+    size, count, start, first, stride = _runs(numel, seed, step, run)
+    used = -(-k // size)
+    starts = ((torch.arange(used, device=flat.device) * stride + first) % count * size + start) % numel
+    step_ = flat.stride(0)
+    every = flat.as_strided((numel - size + 1, size), (step_, step_))
+    values = every.index_select(0, starts.clamp_(max=numel - size))
+    over, inside = divmod(numel - start, size)
+    if inside and over < count:  # one run begins at the end and ends at the beginning; is it among them?
+        turn = (over - first) * pow(stride, -1, count) % count
+        if turn < used:
+            values[turn] = torch.cat((flat[numel - inside :], flat[: size - inside]))
+    return values.reshape(-1)[:k]

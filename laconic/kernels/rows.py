@@ -57,7 +57,7 @@ def _pick(x, residual, out, bits, carries, size, keep, groups, places, values, f
             _add(x[base : base + size], residual[base : base + size], out[base : base + size])
         # Rows are often alike: a little under the last one's limit, most often enough reach it.
         count = 0
-        limit = np.int32(max(0, limit - BELOW))
+        limit = np.int32(limit - BELOW) if limit > BELOW else np.int32(0)
         if limit > 0:
             count = _reaching(out, bits, base, size, limit, found, sizes, scratch)
         if count < keep:

@@ -149,3 +149,18 @@ def test_bounds_are_those_of_the_expected_errors():
 def test_a_run_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="random_k: run"):
         random_k(0.1, run=0)
+
+
+@given(
+    n=st.integers(1, 400),
+    density=st.floats(0.001, 1),
+    run=st.integers(1, 50),
+    seed=st.integers(0, 999),
+    apart=st.integers(1, 3),
+)
+def test_what_is_sent_is_the_tensor_at_the_chosen_places(n, density, run, seed, apart):
+    x = torch.arange(n * apart, dtype=torch.float64)[::apart]
+    compressor = random_k(density, seed=seed, run=run)
+    packet, _ = compressor.compress(x, compressor.init(x))
+    places = chosen(n, math.ceil(density * n), seed, 0, CPU, run)
+    assert torch.equal(packet.tensors["values"], x[places])
