@@ -20,7 +20,8 @@ from torch import Tensor
 from laconic.compress.bits import packed_size, steps
 from laconic.compress.e3m0 import SMALLEST
 from laconic.compress.noise import FIRST, SECOND, halves
-from laconic.kernels import empty_like, in_parallel
+from laconic.kernels import KEPT, empty_like, in_parallel
+from laconic.kernels.simd import LINE, WIDTH, fence, move_around_cache
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
 TINY = np.finfo(np.float32).tiny
@@ -42,8 +43,10 @@ def linear(
     x, e, source, left = _sources(flat, residual)
     codes, scales = _new(packed_size(flat.numel(), bits), torch.uint8), _new(-(-flat.numel() // block), torch.float32)
     (low, high), moves, top = _words(key), moves_of(bits), np.float32(levels)
-    c, s = codes.numpy(), scales.numpy()
-    _parts(lambda i, j: _linear(x, e, source, c, s, block, top, bits, norm, low, high, moves, i, j), flat, block)
+    c, s, around = codes.numpy(), scales.numpy(), _around(left, block)
+    _parts(
+        lambda i, j: _linear(x, e, source, c, s, block, top, bits, norm, low, high, moves, around, i, j), flat, block
+    )
     return codes, scales, left
 
 
@@ -58,8 +61,8 @@ def powers(flat: Tensor, residual: Tensor | None, block: int, key: int | None) -
     x, e, source, left = _sources(flat, residual)
     codes, scales = _new(packed_size(flat.numel(), 4), torch.uint8), _new(-(-flat.numel() // block), torch.int16)
     (low, high), moves = _words(key), moves_of(4)
-    c, s = codes.numpy(), scales.numpy()
-    _parts(lambda i, j: _powers(x, e, source, c, s, block, low, high, moves, i, j), flat, block)
+    c, s, around = codes.numpy(), scales.numpy(), _around(left, block)
+    _parts(lambda i, j: _powers(x, e, source, c, s, block, low, high, moves, around, i, j), flat, block)
     return codes, scales, left
 
 
@@ -78,9 +81,11 @@ def eighths(
     (low, high), (mantissa, bias, top, last) = _words(key), layout
     table = np.empty(0 if residual is None else 256, np.float32)
     _spell(table, mantissa, bias)
-    c, s, t = codes.numpy(), scales.numpy(), np.float32(top)
+    c, s, t, around = codes.numpy(), scales.numpy(), np.float32(top), _around(left, block)
     _parts(
-        lambda i, j: _eighths(x, e, source, c, s, block, mantissa, bias, t, last, table, low, high, i, j), flat, block
+        lambda i, j: _eighths(x, e, source, c, s, block, mantissa, bias, t, last, table, low, high, around, i, j),
+        flat,
+        block,
     )
     return codes, scales, left
 
@@ -103,8 +108,8 @@ def exponents(
     codes = _new(flat.numel(), torch.uint8)
     packed = None if joined else _new(packed_size(flat.numel(), 1), torch.uint8)
     (low, high), moves = _words(key), moves_of(1)
-    c, s = codes.numpy(), None if packed is None else packed.numpy()
-    found = _parts(lambda i, j: _exponents(x, e, source, c, s, first, last, low, high, moves, i, j), flat)
+    c, s, around = codes.numpy(), None if packed is None else packed.numpy(), _around(left, SPAN)
+    found = _parts(lambda i, j: _exponents(x, e, source, c, s, first, last, low, high, moves, around, i, j), flat)
     return codes, packed, max(found), left
 
 
@@ -168,6 +173,13 @@ def _sources(flat: Tensor, residual: Tensor | None) -> tuple[np.ndarray, np.ndar
     return x, residual.numpy(), left.numpy(), left
 
 
+def _around(left: Tensor | None, block: int) -> bool:
+    """Whether what is left shall go around the cache: it is larger, and lines need not be fetched to be overwritten."""
+    if left is None or left.numel() * left.element_size() < KEPT or left.data_ptr() % LINE:
+        return False
+    return block % WIDTH == 0 and block <= SPAN
+
+
 def _new(numel: int, dtype: torch.dtype) -> Tensor:
     return empty_like(torch.empty(numel, dtype=dtype))
 
@@ -216,6 +228,16 @@ def uniform(place, low, high):
 def plus(x, residual, out):
     for i in range(out.size):
         out[i] = x[i] + residual[i]
+
+
+@njit(cache=True, nogil=True)
+def put_around_cache(values, out):
+    """Copy into ``out``, which begins at a cache line."""
+    whole_lines = out.size // WIDTH * WIDTH
+    for i in range(0, whole_lines, WIDTH):
+        move_around_cache(values, i, out, i)
+    for i in range(whole_lines, out.size):
+        out[i] = values[i]
 
 
 @njit(cache=True, nogil=True)
@@ -399,25 +421,27 @@ def scale_blocks(values, bits, block, levels, norm, sums, space, scales, scale_b
 
 
 @njit(cache=True, nogil=True)
-def _linear(x, residual, source, out, scales, block, levels, bits, norm, low, high, moves, start, stop):
+def _linear(x, residual, source, out, scales, block, levels, bits, norm, low, high, moves, around, start, stop):
     group = max(1, SPAN // block) * block
     codes = np.empty(SPAN, np.uint8)
     words, pairs = codes.view(np.uint64), codes.view(np.uint16)
     sums = np.empty(min(block, stop - start) if norm == NORM else 0, np.float64)
     spread_scales, spread_factors = np.empty(SPAN, np.float32), np.empty(SPAN, np.float32)
     factors, space = np.empty(group // block, np.float32), np.empty(SPAN, np.int32)
-    all_bits, scale_bits = source.view(np.int32), scales.view(np.int32)
+    work = np.empty(SPAN, np.float32) if around else source
+    work_bits, scale_bits = work.view(np.int32), scales.view(np.int32)
     sign = np.int32(1) << np.int32(bits - 1)
     mask = np.int32(2 * sign - 1)
     for first in range(start, stop, group):
         last = min(first + group, stop)
+        shift = first if around else 0
         if residual is not None:
-            plus(x[first:last], residual[first:last], source[first:last])
+            plus(x[first:last], residual[first:last], work[first - shift : last - shift])
         b, blocks = first // block, -(-(last - first) // block)
         mine = scales[b : b + blocks]
         scale_blocks(
-            source[first:last],
-            all_bits[first:last],
+            work[first - shift : last - shift],
+            work_bits[first - shift : last - shift],
             block,
             levels,
             norm,
@@ -429,7 +453,7 @@ def _linear(x, residual, source, out, scales, block, levels, bits, norm, low, hi
         )
         for base in range(first, last, SPAN):
             end = min(base + SPAN, last)
-            values = source[base:end]
+            values = work[base - shift : end - shift]
             spread(factors, base - first, block, spread_factors[: end - base])
             to = out[base:end] if bits == 8 else codes[: end - base]
             if low is None:
@@ -441,6 +465,10 @@ def _linear(x, residual, source, out, scales, block, levels, bits, norm, low, hi
                 less(to, spread_scales, values, sign)
             if bits < 8:
                 pack(codes, words, pairs, end - base, bits, moves, out[base * bits // 8 : -(-end * bits // 8)])
+        if around:
+            put_around_cache(work, source[first:last])
+    if around:
+        fence()
 
 
 @njit(cache=True, nogil=True)
@@ -459,7 +487,7 @@ def _linear_back(packed, scales, out, block, bits, weight, moves, start, stop):
         if weight is None:
             whole(part, spread_scales, out[base:end], sign)
         else:
-            whole(part, spread_scales, values, sign)
+            whole(part, spread_scales, values[: end - base], sign)
             add_weighted(out[base:end], values, weight)
 
 
@@ -526,33 +554,34 @@ def copy(out, values):
 
 
 @njit(cache=True, nogil=True)
-def _powers(x, residual, source, out, scales, block, low, high, moves, start, stop):
+def _powers(x, residual, source, out, scales, block, low, high, moves, around, start, stop):
     group = max(1, SPAN // block) * block
     codes = np.empty(SPAN, np.uint8)
     words, pairs = codes.view(np.uint64), codes.view(np.uint16)
     spread_scales, spread_factors = np.empty(SPAN, np.float32), np.empty(SPAN, np.float32)
     factors, singles = np.empty(group // block, np.float32), np.empty(group // block, np.float32)
     scaled, space = np.empty(SPAN, np.float32), np.empty(SPAN, np.int32)
-    scaled_bits, top_bits, all_bits = scaled.view(np.int32), factors.view(np.int32), source.view(np.int32)
+    work = np.empty(SPAN, np.float32) if around else source
+    scaled_bits, top_bits, work_bits = scaled.view(np.int32), factors.view(np.int32), work.view(np.int32)
     for first in range(start, stop, group):
         last = min(first + group, stop)
+        shift = first if around else 0
         if residual is not None:
-            plus(x[first:last], residual[first:last], source[first:last])
+            plus(x[first:last], residual[first:last], work[first - shift : last - shift])
         b, blocks = first // block, -(-(last - first) // block)
-        tops(all_bits[first:last], block, top_bits[:blocks], space)
+        tops(work_bits[first - shift : last - shift], block, top_bits[:blocks], space)
         scale_powers(top_bits, low is not None, factors, scales[b : b + blocks], singles[:blocks])
         for base in range(first, last, SPAN):
             end = min(base + SPAN, last)
             size = end - base
+            values, bits = work[base - shift : end - shift], work_bits[base - shift : end - shift]
             spread(factors, base - first, block, spread_factors[:size])
             if low is None:
-                power_codes(
-                    source[base:end], all_bits[base:end], spread_factors, scaled, scaled_bits, codes[:size], None, None
-                )
+                power_codes(values, bits, spread_factors, scaled, scaled_bits, codes[:size], None, None)
             else:
                 power_codes(
-                    source[base:end],
-                    all_bits[base:end],
+                    values,
+                    bits,
                     spread_factors,
                     scaled,
                     scaled_bits,
@@ -564,8 +593,12 @@ def _powers(x, residual, source, out, scales, block, low, high, moves, start, st
                 power_values(codes, scaled_bits[:size])
                 spread(singles, base - first, block, spread_scales[:size])
                 times(scaled[:size], spread_scales)
-                minus(source[base:end], scaled)
+                minus(values, scaled)
             pack(codes, words, pairs, size, 4, moves, out[base // 2 : -(-end // 2)])
+        if around:
+            put_around_cache(work, source[first:last])
+    if around:
+        fence()
 
 
 @njit(cache=True, nogil=True)
@@ -638,25 +671,27 @@ def look_up(codes, table, scales, out):
 
 
 @njit(cache=True, nogil=True)
-def _eighths(x, residual, source, out, scales, block, mantissa, bias, top, last, table, low, high, start, stop):
+def _eighths(x, residual, source, out, scales, block, mantissa, bias, top, last, table, low, high, around, start, stop):
     group = max(1, SPAN // block) * block
     spread_scales, spread_factors = np.empty(SPAN, np.float32), np.empty(SPAN, np.float32)
     factors, sums = np.empty(group // block, np.float32), np.empty(0, np.float64)
     scaled, space = np.empty(SPAN, np.float32), np.empty(SPAN, np.int32)
-    scaled_bits, scale_bits, all_bits = scaled.view(np.int32), scales.view(np.int32), source.view(np.int32)
+    work = np.empty(SPAN, np.float32) if around else source
+    scaled_bits, scale_bits, work_bits = scaled.view(np.int32), scales.view(np.int32), work.view(np.int32)
     for first in range(start, stop, group):
         end_of = min(first + group, stop)
+        shift = first if around else 0
         if residual is not None:
-            plus(x[first:end_of], residual[first:end_of], source[first:end_of])
+            plus(x[first:end_of], residual[first:end_of], work[first - shift : end_of - shift])
         b, blocks = first // block, -(-(end_of - first) // block)
         mine, mine_bits = scales[b : b + blocks], scale_bits[b : b + blocks]
-        values, bits = source[first:end_of], all_bits[first:end_of]
+        values, bits = work[first - shift : end_of - shift], work_bits[first - shift : end_of - shift]
         scale_blocks(values, bits, block, top, LARGEST, sums, space, mine, mine_bits, factors)
         for base in range(first, end_of, SPAN):
             end = min(base + SPAN, end_of)
-            to, here = out[base:end], all_bits[base:end]
+            to, here = out[base:end], work_bits[base - shift : end - shift]
             spread(factors, base - first, block, spread_factors[: end - base])
-            values = source[base:end]
+            values = work[base - shift : end - shift]
             if low is None:
                 eighth_codes(
                     values, here, spread_factors, scaled, scaled_bits, to, mantissa, bias, top, last, None, None
@@ -670,6 +705,10 @@ def _eighths(x, residual, source, out, scales, block, mantissa, bias, top, last,
                 spread(mine, base - first, block, spread_scales[: end - base])
                 look_up(to, table, spread_scales, scaled[: end - base])
                 minus(values, scaled)
+        if around:
+            put_around_cache(work, source[first:end_of])
+    if around:
+        fence()
 
 
 @njit(cache=True, nogil=True)
@@ -704,26 +743,33 @@ def exponent_values(codes, negative, first, out_bits):
 
 
 @njit(cache=True, nogil=True)
-def _exponents(x, residual, source, codes, out, first, last, low, high, moves, start, stop):
+def _exponents(x, residual, source, codes, out, first, last, low, high, moves, around, start, stop):
     negative, values = np.empty(SPAN, np.uint8), np.empty(SPAN, np.float32)
     words, pairs, value_bits = negative.view(np.uint64), negative.view(np.uint16), values.view(np.int32)
-    all_bits = source.view(np.int32)
+    work = np.empty(SPAN, np.float32) if around else source
+    work_bits = work.view(np.int32)
     top = np.int32(0)
     for base in range(start, stop, SPAN):
         end = min(base + SPAN, stop)
-        bits, to = all_bits[base:end], codes[base:end]
+        shift = base if around else 0
+        here, to = work[base - shift : end - shift], codes[base:end]
+        bits = work_bits[base - shift : end - shift]
         if residual is not None:
-            plus(x[base:end], residual[base:end], source[base:end])
+            plus(x[base:end], residual[base:end], here)
         top = max(top, largest(bits))
         round_exponents(bits, first, last, to, negative, np.uint32(low + np.uint32(base)), high)
         if residual is not None:
             exponent_values(to, negative, first, value_bits[: end - base])
-            minus(source[base:end], values)
+            minus(here, values)
         if out is None:
             for i in range(to.size):
                 to[i] |= np.uint8(negative[i] << np.uint8(7))
         else:
             pack(negative, words, pairs, end - base, 1, moves, out[base // 8 : -(-end // 8)])
+        if around:
+            put_around_cache(work, source[base:end])
+    if around:
+        fence()
     return top
 
 
@@ -804,7 +850,7 @@ def _signs_back(packed, scales, out, block, weight, moves, start, stop):
         if weight is None:
             sign_values(codes, spread_scales, out[base:end])
         else:
-            sign_values(codes, spread_scales, values)
+            sign_values(codes, spread_scales, values[: end - base])
             add_weighted(out[base:end], values, weight)
 
 

@@ -82,6 +82,21 @@ split_around_cache = _split(around_cache=True)  # ``out`` begins at a cache line
 
 
 @intrinsic
+def move_around_cache(typing_context, values, start, out, index):
+    """``out[index:]`` takes sixteen entries of ``values[start:]``; aligned as for :func:`split_around_cache`."""
+
+    def generate(context, builder, signature, args):
+        kinds = signature.args
+        moved = _load(context, builder, kinds[0], args[0], args[1])
+        store = builder.store(moved, _at(context, builder, kinds[2], args[2], args[3]))
+        store.align = LINE
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp, out, types.intp), generate
+
+
+@intrinsic
 def fence(typing_context):
     """Everything stored, around the cache too, is seen by all threads from here on."""
 
