@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -75,12 +76,45 @@ def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
         "random_k 1 %": (compressing(compress.random_k(0.01)), "0.1"),
         "random_k 1 %, one by one": (compressing(compress.random_k(0.01, run=1)), ""),
         "random_k 1 %, error feedback": (feeding_back(compress.random_k(0.01)), ""),
-        "int8": (compressing(compress.int8()), "1.3"),
-        "int8 to nearest": (compressing(compress.int8(stochastic=False)), "1.3"),
-        "int8 to nearest, error feedback": (feeding_back(compress.int8(stochastic=False)), ""),
+        **quantisers(compressing, feeding_back, into),
         "int8 to nearest, plain": (plain(compressing(compress.int8(stochastic=False))), ""),
-        "e3m0": (compressing(compress.e3m0()), "1.3"),
+        "int8, plain": (plain(compressing(compress.int8())), ""),
+        "sign, plain": (plain(compressing(compress.sign())), ""),
     }
+
+
+def quantisers(
+    compressing: Callable[[compress.Compressor], Callable[[], Any]],
+    feeding_back: Callable[[compress.Compressor], Callable[[], Any]],
+    into: torch.Tensor,
+) -> dict[str, tuple[Callable[[], Any], str]]:
+    """Each quantiser compressing, with feedback, decompressing and adding up."""
+    made = {
+        "int8": (compress.int8(), "1.3"),
+        "int8 to nearest": (compress.int8(stochastic=False), "1.3"),
+        "int4": (compress.int4(), "1.3"),
+        "int4 to nearest": (compress.int4(stochastic=False), "1.3"),
+        "sign": (compress.sign(), "1.3"),
+        "e3m0": (compress.e3m0(), "1.3"),
+        "e3m0 at random": (compress.e3m0(stochastic=True), ""),
+        "fp8": (compress.fp8(), ""),
+        "fp8 at random": (compress.fp8(stochastic=True), ""),
+        "qsgd": (compress.qsgd(), "2"),
+        "natural": (compress.natural(), "2"),
+        "ternary": (compress.ternary(), "2"),
+    }
+    found = {}
+    for name, (compressor, bound) in made.items():
+        found[name] = (compressing(compressor), bound)
+        if not compressor.no_feedback and compressor.name != "qsgd":
+            found[f"{name}, error feedback"] = (feeding_back(compressor), "2")
+        if "nearest" in name or "random" in name:
+            continue  # decompressed as the other
+
+        packet = cache(lambda compressor=compressor: compressor.compress(into, compressor.init(into))[0])
+        found[f"{name}, decompress"] = (partial(lambda c, p: c.decompress(p()), compressor, packet), "")
+        found[f"{name}, add"] = (partial(lambda c, p: accumulate(c, p(), into, 0.0), compressor, packet), "")
+    return found
 
 
 def timed(run: Callable[[], Any]) -> float:
