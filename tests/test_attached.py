@@ -30,6 +30,7 @@ SMALL = {
     "local-sgd": {"every": 3},
     "diloco": {"every": 3},
     "streaming-diloco": {"every": 6, "fragments": 3, "overlap": 1},
+    "hcef": {"least_steps": 3, "most_steps": 3, "least_density": 0.5, "most_density": 0.5},
     "noloco": {"every": 2},
 }
 VARIANTS = [(name, SMALL.get(name, {})) for name in METHODS]
@@ -42,6 +43,8 @@ VARIANTS += [
     ("ef21", {"density": 0.1, "a": 0.5, "start": "dense"}),
     ("econtrol", {"compress": ["topk(0.3)", "int8"], "eta": 0.1, "start": "dense"}),
     ("diloco", {"every": 3, "compress": "int8"}),
+    ("ddp", {"compress": "int8"}),
+    ("signsgd", {"feedback": True}),
     ("diloco", {"every": 3, "compress": "ef21(topk(0.4))"}),
     ("local-sgd", {"every": 3, "compress": "econtrol(topk(0.4))", "feedback": False}),
     ("streaming-diloco", {"every": 6, "fragments": 2, "overlap": 2, "compress": "ef21(topk(0.5))"}),
