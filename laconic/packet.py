@@ -156,9 +156,9 @@ def check_shape(packet: Packet, like: Tensor) -> None:
 
     Raises: PacketError.
     """
-    shape = packet.header.get("shape")
-    if shape != list(like.shape):
-        raise PacketError(f"packet: it promises shape {shape}, the tensor here has {list(like.shape)}")
+    shape = shape_of(packet)  # 6.0 and True are no sizes, though they equal some
+    if shape != tuple(like.shape):
+        raise PacketError(f"packet: it promises shape {list(shape)}, the tensor here has {list(like.shape)}")
 
 
 def need(packet: Packet, name: str, dtypes: Sequence[torch.dtype], numel: int | None = None) -> Tensor:

@@ -252,3 +252,10 @@ def test_need_says_what_is_missing_and_what_came_instead():
     with pytest.raises(PacketError, match=r"'values' is f32\[3\], wanted f16 or bf16\[4\]"):
         need(packet, "values", (torch.float16, torch.bfloat16), 4)
     assert need(packet, "values", (torch.float32,), 3) is packet.tensors["values"]
+
+
+@pytest.mark.parametrize("shape", [[6.0, 4], [True, 4], [6, 4.0], (6, 4), None, "64", [[6], 4]])
+def test_what_equals_a_shape_but_is_no_list_of_sizes_is_refused(shape):
+    like = torch.empty(1 if isinstance(shape, list) and shape[0] is True else 6, 4)
+    with pytest.raises(PacketError, match="wanted a list of sizes"):
+        check_shape(Packet({}, {"shape": shape}), like)
