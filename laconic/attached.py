@@ -211,6 +211,16 @@ class Attached:
         """The optimizer's groups, to set a learning rate in."""
         return self.optimizer.param_groups
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds have ended, where workers take unequal numbers of steps: the same for all when they end.
+
+        Raises: ConfigError for a method whose workers all take the same steps.
+        """
+        if self.sync.rounds is None:
+            raise ConfigError(f"rounds: by {self.sync.name} all workers take the same steps; count those")
+        return self.sync.rounds(self._state)
+
     def weights(self) -> dict[str, Tensor]:
         """The weights to evaluate and to ship, by name: the shared ones where the method has them, else the model's."""
         values = self._here() if self.sync.model is None else self.sync.model(self._here(), self._state)
@@ -446,6 +456,8 @@ def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:
     for dtype, device in sorted(kinds, key=str):
         try:
             _once(sync.exchange, dtype, device)
+        except ClashError:
+            continue  # about the tensors' sizes, of which ``init`` sees the real ones
         except Exception as error:  # whatever a compressor, or what it stands on, raises where it cannot run
             others = [everyone(compressor()) for compressor in (int8, half, topk, identity)]
             works = next((e.name for e in others if _works(e, dtype, device)), "nothing")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from laconic.aggregate import Rule
+from laconic.aggregate import Rule, majority
 from laconic.compress import (
     Compressor,
     ef21_sgdm,
@@ -16,6 +16,7 @@ from laconic.compress import (
     identity,
     momentum_correction,
     random_k,
+    sign,
     topk,
     warm_up,
 )
@@ -31,6 +32,7 @@ from laconic.exchange.adaptive import GRID
 from laconic.nesting import bind, chain_of, read
 from laconic.sync import Sync, accordion_batch, every_step, local_steps
 from laconic.sync import diloco as diloco_sync
+from laconic.sync import hcef as hcef_sync
 from laconic.sync import noloco as noloco_sync
 from laconic.sync import streaming as streaming_sync
 
@@ -131,7 +133,7 @@ def _rule(combine: Combine) -> Rule | None:
     if isinstance(combine, str):
         rule = read(combine)
         if not isinstance(rule, Rule):
-            raise ConfigError(f"combine: {combine!r} is not a rule; there are mean and weighted_mean")
+            raise ConfigError(f"combine: {combine!r} is not a rule; there are mean, weighted_mean and majority")
         return rule
     return combine
 
@@ -394,6 +396,27 @@ def adaptive(
 
 
 @method(
+    "signsgd",
+    send="signs of gradients",
+    every="each step, bucket by bucket while backward runs",
+    apply="the inner optimizer's step, on gradients of one size",
+    to="everyone (all-to-all, all-gather)",
+    combine="majority vote; with feedback the mean",
+    compress="one bit a value",
+    wire="2 (n-1)/n x 1/8 byte a parameter, each step",
+    source="Bernstein et al. 2018, arXiv:1802.04434; feedback: Karimireddy et al. 2019, arXiv:1901.09847",
+)
+def signsgd(feedback: bool = False) -> Sync:
+    """signSGD: one bit a value each way, decided by majority.
+
+    feedback: send mean magnitudes too and keep what they miss, which is EF-signSGD.
+    """
+    if feedback:
+        return every_step(two_phase(error_feedback(sign())))
+    return every_step(two_phase(sign(), majority(), feedback=False, small=sign()))
+
+
+@method(
     "local-sgd",
     send="the change of the weights",
     every="each H steps",
@@ -471,6 +494,53 @@ def streaming_diloco(
     """
     talk = everyone(_compressor(compress, e3m0_compressor(), feedback), _rule(combine))
     return streaming_sync(talk, every, fragments, overlap, mixing, lr, momentum, pattern)
+
+
+@method(
+    "hcef",
+    send="the change of the weights, scaled to the mean number of steps",
+    every="each round, of as many steps as a worker's speed and link allow",
+    apply="the mean becomes the weights",
+    to="everyone (all-gather)",
+    combine="mean, weighted by shares of the data",
+    compress="the largest entries, as many as a worker's link allows, with error feedback",
+    wire="(n-1) x 8 bytes x density a parameter, once a round; 64 kB to one peer in turn",
+    source="a reconstruction from the abstract of arXiv:2409.04022 (HCEF); normalisation: arXiv:2007.07481 (FedNova)",
+)
+def hcef(
+    least_steps: int = 1,
+    most_steps: int = 50,
+    least_density: float = 0.01,
+    most_density: float = 1.0,
+    weight: float = 1.0,
+    drift_cost: float = 0.01,
+    variance_cost: float = 0.05,
+    joules: float = 0.0,
+    power: float = 0.0,
+    allowance: float | None = None,
+    tradeoff: float = 1.0,
+) -> Sync:
+    """HCEF, reconstructed: uneven workers take as many steps, and send as much, as lets all end a round together.
+
+    least_steps, most_steps: bounds of the steps in a round; least_density, most_density: bounds of the share of entries
+    sent; weight: this worker's share of the data; drift_cost: what steps squared cost in steps of progress;
+    variance_cost: what 1/density - 1 costs; joules: of a step; power: watts while sending; allowance: joules a round,
+    none for no bound; tradeoff: weight of progress against energy.
+    """
+    return hcef_sync(
+        topk,
+        least_steps,
+        most_steps,
+        least_density,
+        most_density,
+        weight,
+        drift_cost,
+        variance_cost,
+        joules,
+        power,
+        allowance,
+        tradeoff,
+    )
 
 
 @method(

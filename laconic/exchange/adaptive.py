@@ -181,7 +181,7 @@ def price(compressor: Compressor, tensors: Tensors) -> int:
     return max(1, nbytes)
 
 
-def levels(kind: Callable[[float], Compressor], grid: Sequence[float]) -> list[Compressor]:
+def levels(kind: Callable[[float], Compressor], grid: Sequence[float], who: str = "adaptive") -> list[Compressor]:
     """``kind`` at each density, with feedback where it has none of its own.
 
     Raises: ClashError for what is no function of a density, or sends no more at a higher one.
@@ -192,9 +192,9 @@ def levels(kind: Callable[[float], Compressor], grid: Sequence[float]) -> list[C
         found = [kind(density) for density in grid]
         sizes = [compressor.compress(probe, compressor.init(probe))[0].nbytes for compressor in found]
     except (TypeError, ValueError, AttributeError, RuntimeError, LaconicError) as error:
-        raise ClashError(f"adaptive: {what} has no density to set ({error}); give topk, random_k, ...") from None
+        raise ClashError(f"{who}: {what} has no density to set ({error}); give topk, random_k, ...") from None
     if any(b <= a for a, b in itertools.pairwise(sizes)):
-        raise ClashError(f"adaptive: {what} sends no more at a higher level; give topk, random_k, ...")
+        raise ClashError(f"{who}: {what} sends no more at a higher level; give topk, random_k, ...")
     return [compressor if compressor.no_feedback else error_feedback(compressor) for compressor in found]
 
 

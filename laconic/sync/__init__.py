@@ -4,8 +4,9 @@ from laconic.sync.accordion_batch import accordion_batch
 from laconic.sync.base import Sync
 from laconic.sync.diloco import diloco
 from laconic.sync.every_step import every_step
+from laconic.sync.hcef import hcef
 from laconic.sync.local_steps import local_steps
 from laconic.sync.noloco import noloco
 from laconic.sync.streaming import streaming
 
-__all__ = ["Sync", "accordion_batch", "diloco", "every_step", "local_steps", "noloco", "streaming"]
+__all__ = ["Sync", "accordion_batch", "diloco", "every_step", "hcef", "local_steps", "noloco", "streaming"]

@@ -35,7 +35,8 @@ class Sync(NamedTuple):
     ``clip`` bounds the norm of the whole gradient of each worker, before it is sent, at ``clip * sqrt(size)``; where a
     worker sees only a part of each gradient, that is done before ``after_backward``. ``whole``: it decides by the whole
     gradient in another way, and cannot be run where each worker sees a part. ``exchange`` is what it talks by, so that
-    what cannot run is found before the first step.
+    what cannot run is found before the first step. ``rounds(state)``, where workers take unequal numbers of steps, is
+    how many rounds have ended, which all count alike.
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]
@@ -51,6 +52,7 @@ class Sync(NamedTuple):
     clip: float | None = None
     whole: bool = False
     exchange: Exchange | None = None
+    rounds: Callable[[Any], int] | None = None
 
 
 def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
