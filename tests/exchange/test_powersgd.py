@@ -164,5 +164,5 @@ def test_it_follows_the_paper_and_torchs_hook_step_for_step_though_its_residual_
 
 
 def test_a_rank_under_1_is_refused():
-    with pytest.raises(ConfigError, match="rank must be at least 1"):
+    with pytest.raises(ConfigError, match="rank must be a whole number of at least 1"):
         powersgd(0)
