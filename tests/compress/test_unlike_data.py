@@ -19,7 +19,6 @@ WAYS = {
     "topk alone": lambda: topk(0.1),
     "error feedback": lambda: error_feedback(topk(0.1)),
     "ef21": lambda: ef21(topk(0.1), start="dense"),
-    "ef21 from zero": lambda: ef21(topk(0.1)),
     "ef21_sgdm": lambda: ef21_sgdm(topk(0.1), start="dense"),
     "econtrol": lambda: econtrol(topk(0.1), start="dense"),
     "econtrol from zero": lambda: econtrol(topk(0.1)),
@@ -56,21 +55,21 @@ def excess(way, rate, steps, noise=0.0, at_optimum=False, tail=0.1):
 
 
 def noisy(way):
-    return excess(way, 0.001, 1500, noise=10.0, at_optimum=True, tail=0.6)
+    return excess(way, 0.001, 800, noise=10.0, at_optimum=True, tail=0.6)
 
 
-@pytest.mark.parametrize("way", ["sgd", "ef21", "ef21 from zero", "ef21_sgdm", "econtrol", "econtrol from zero"])
+@pytest.mark.parametrize("way", ["sgd", "ef21", "ef21_sgdm", "econtrol", "econtrol from zero"])
 def test_without_noise_these_reach_the_optimum_itself(way):
-    assert excess(way, 0.01, 600) < 1e-13
+    assert excess(way, 0.01, 500) < 1e-13
 
 
 def test_without_noise_topk_alone_and_with_error_feedback_stop_at_a_floor():
-    assert 3 < excess("topk alone", 0.01, 600) < 8
-    assert 3e-2 < excess("error feedback", 0.01, 600) < 7e-2
+    assert 3 < excess("topk alone", 0.01, 400) < 8
+    assert 3e-2 < excess("error feedback", 0.01, 500) < 7e-2
 
 
 def test_the_floor_of_error_feedback_falls_with_the_square_of_the_step():
-    at = {rate: excess("error feedback", rate, 600, at_optimum=True) for rate in (0.001, 0.01)}
+    at = {rate: excess("error feedback", rate, 300, at_optimum=True) for rate in (0.001, 0.01)}
     assert 50 < at[0.01] / at[0.001] < 200
 
 
@@ -89,4 +88,4 @@ def test_a_step_that_plain_sgd_bears_is_too_large_for_them(way):
 
 
 def test_eta_1_is_not_error_feedback_and_diverges_under_noise():
-    assert excess("econtrol, eta 1", 0.001, 600, noise=10.0, at_optimum=True) == math.inf
+    assert excess("econtrol, eta 1", 0.001, 400, noise=10.0, at_optimum=True) == math.inf
