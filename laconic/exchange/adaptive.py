@@ -93,7 +93,8 @@ def adaptive(
 
     def run(tensors: Tensors, state: AdaptiveState, link: Link) -> tuple[list[Tensor], AdaptiveState]:
         count = state.round + 1
-        measured = count % every == 0 and len(talks) > 1 and link.size > 1 and bool(tensors)
+        timed = len(talks) > 1 and link.size > 1 and bool(tensors)
+        measured = timed and count % every == 0
         called, busy = clock(), link.meter.seconds_waiting + link.meter.seconds_compressing
         if measured:
             link.all_gather([Packet({})])
@@ -101,7 +102,9 @@ def adaptive(
         combined, inner = talks[state.level].run(tensors, state.inner, link)
         after = state._replace(round=count, inner=inner)
         if not measured:
-            fresh = state.mark.session == SESSION  # else the first round, or the first of a process that resumes
+            fresh = (
+                not timed or state.mark.session == SESSION
+            )  # else the first round, or the first of a process that resumes
             return combined, after if fresh else after._replace(mark=reading(count, clock(), link))
         seconds, own = clock() - start, link.meter.bytes_out - before
         mark, rounds = state.mark, count - state.mark.round

@@ -107,19 +107,19 @@ def hcef(
 
     def after_step(params: Params, state: HcefState, link: Link) -> tuple[Updates, HcefState]:
         step = state.step + 1
-        if state.session != SESSION:  # the first step here, which nobody has timed
+        if not fixed and state.session != SESSION:  # the first step here, which nobody has timed
             state = state._replace(session=SESSION, began=clock(), counted=step)
         if step < state.steps:
             return {}, state._replace(step=step)
-        took = (clock() - state.began) / (step - state.counted) if step > state.counted else 0.0
+        took = (clock() - state.began) / (step - state.counted) if not fixed and step > state.counted else 0.0
         scale = state.mean_steps / state.steps
         moved = [d.mul_(scale) for d in drift(state.anchor, params)]
         mean, exchanged = link.start(talk(state.density).run, moved, state.exchange, link).result()
         anchor = [a - m for a, m in zip(state.anchor, mean, strict=True)]
         after = state._replace(round=state.round + 1, step=0, anchor=anchor, exchange=exchanged)
         if not fixed:
-            after = link.start(decided, after, took, link).result()
-        return dict(enumerate(anchor)), after._replace(began=clock(), counted=0)
+            after = link.start(decided, after, took, link).result()._replace(began=clock(), counted=0)
+        return dict(enumerate(anchor)), after
 
     def decided(state: HcefState, took: float, link: Link) -> HcefState:
         """Measure, tell, hear, and choose: the same plan on every worker."""
