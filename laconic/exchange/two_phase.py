@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from laconic.aggregate.mean import Rule, mean
-from laconic.compress.base import Compressor, needs_values
+from laconic.compress.base import Compressor, needs_feedback, needs_values
 from laconic.compress.error_feedback import error_feedback
 from laconic.compress.identity import identity
 from laconic.errors import ClashError, ConfigError, PacketError
@@ -71,12 +71,13 @@ def two_phase(
         if part.momentum:
             raise ClashError(f"two_phase: {part.name} sends momentum, which owners would add twice; use everyone(...)")
     gathered = everyone(main, rule, minor)
-    answers = {id(c): error_feedback(c) if feedback and _drops(c) else c for c in (main, minor)}
 
     def choose(tensor: Tensor) -> Compressor:
         return main if tensor.dim() > 1 else minor
 
     def init(tensors: Tensors) -> TwoPhaseState:
+        for tensor in tensors:  # the parts are not known yet, but what refuses the whole does so now
+            choose(tensor).init(torch.empty_like(tensor, device="meta"))
         return TwoPhaseState(0, [None] * len(tensors))
 
     def begin(tensor: Tensor, index: int, link: Link) -> Cut:
@@ -84,7 +85,7 @@ def two_phase(
             return Cut(0, [choose(tensor).init(tensor)], None)
         parts = _parts(tensor, index, choose(tensor), link.size)
         mine = parts.get(link.rank)
-        back = None if mine is None else answers[id(choose(tensor))].init(mine)
+        back = None if mine is None else _answering(choose(tensor), mine, feedback).init(mine)
         return Cut(index, [choose(tensor).init(part) for part in parts.values()], back)
 
     def run(tensors: Tensors, state: TwoPhaseState, link: Link) -> tuple[list[Tensor], TwoPhaseState]:
@@ -122,7 +123,7 @@ def two_phase(
                 for packet in packets:
                     check_shape(packet, part)
                 result = _combine(rule, choose(tensors[i]), packets, weights, part)
-                packet, back = answers[id(choose(tensors[i]))].compress(result, cuts[i].back)
+                packet, back = _answering(choose(tensors[i]), part, feedback).compress(result, cuts[i].back)
                 answer.append(packet)
                 cuts[i] = cuts[i]._replace(back=back)
         answered = link.all_gather(answer)
@@ -132,7 +133,7 @@ def two_phase(
                 for i, packet in zip(owned[rank], _so_many(message, len(owned[rank]), rank), strict=True):
                     check_shape(packet, parts[i][rank])
                     # Mine decompressed too, as all the others have it.
-                    parts[i][rank] = answers[id(choose(tensors[i]))].decompress(packet).to(tensors[i])
+                    parts[i][rank] = choose(tensors[i]).decompress(packet).to(tensors[i])
             combined = [_join(t, each) for t, each in zip(tensors, parts, strict=True)]
         return combined, TwoPhaseState(link.size, list(cuts))
 
@@ -140,8 +141,13 @@ def two_phase(
     return Exchange(init, run, equal=True, name=name, sparse=main.sparse)
 
 
-def _drops(compressor: Compressor) -> bool:
-    return compressor.name != "identity" and not compressor.no_feedback
+def _answering(compressor: Compressor, part: Tensor, feedback: bool) -> Compressor:
+    """What an owner answers by: with feedback, unless there is none to have for a part of that size."""
+    try:
+        needs_feedback("two_phase", compressor, part.numel())
+    except ClashError:
+        return compressor
+    return error_feedback(compressor) if feedback and compressor.name != "identity" else compressor
 
 
 def _parts(tensor: Tensor, first: int, compressor: Compressor, workers: int) -> dict[int, Tensor]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.aggregate import weighted_mean
-from laconic.compress import e3m0, ef21, error_feedback, half, identity, int8, momentum_correction, sign, topk
+from laconic.compress import e3m0, ef21, error_feedback, half, identity, int8, momentum_correction, qsgd, sign, topk
 from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
 from laconic.exchange import everyone, two_phase
 from laconic.links import memory
@@ -235,3 +235,12 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_is_sent():
         return link.meter.bytes_out
 
     assert memory.run(1, work) == [0]
+
+
+def test_a_compressor_that_misses_by_too_much_for_feedback_answers_without_and_is_refused_with_it_at_the_start():
+    x = torch.randn(12, 10, generator=torch.Generator().manual_seed(0))
+    talk = two_phase(qsgd(1))
+    got = memory.run(3, lambda link: talk.run([x], talk.init([x]), link))
+    assert all(torch.equal(mean[0], got[0][0][0]) for mean, _ in got)
+    with pytest.raises(ClashError, match="omega of"):
+        two_phase(error_feedback(qsgd(1))).init([x])
