@@ -43,15 +43,16 @@ def main() -> int:
 
 
 def targets(only: str | None) -> list[Any]:
-    """Every compressor and nesting of the conformance tests, with good packets."""
+    """Every compressor and nesting of the conformance tests and the golden files, with good packets."""
     import torch
 
     from tests.compress.test_conformance import EVERY
     from tests.fuzz.harness import feed, target
     from tests.fuzz.mutate import body_of, sealed
+    from tests.golden.make import SETTINGS
 
     torch.set_num_threads(1)
-    found = [target(name, build) for name, build in EVERY.items() if only in (None, name)]
+    found = [target(name, build) for name, build in (EVERY | SETTINGS).items() if only in (None, name)]
     for each in found:  # and what is compiled on first use is compiled before memory is held short
         for seed in each.seeds:
             feed(each.compressor, sealed(body_of(seed)))
