@@ -44,7 +44,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "streaming": {"every": 4, "fragments": 2},
     "powersgd": {"rank": 1, "min_rate": 1.0},
     "econtrol": {"eta": 0.1},
-    "adaptive": {"every": 1000},  # its level follows seconds that are measured, and no two runs measure the same
+    "qsgd": {"levels": 1},  # as far off here as it is with its defaults on tensors of a usual size
+    # What these do follows seconds that they measure, and no two runs measure the same: hold it fixed.
+    "adaptive": {"every": 1000},
+    "hcef": {"least_steps": 2, "most_steps": 2, "least_density": 0.2, "most_density": 0.2},
 }
 USUAL = {"density": 0.2, "every": 2}
 
@@ -58,11 +61,6 @@ class Cell(NamedTuple):
     sync: str
 
     @property
-    def column(self) -> tuple[str, str]:
-        """To whom, and when."""
-        return self.exchange, self.sync
-
-    @property
     def packed(self) -> str:
         """The compressor with its feedback, as text."""
         if not self.compressor:
@@ -73,6 +71,8 @@ class Cell(NamedTuple):
     @property
     def talk(self) -> str:
         """The exchange, as text."""
+        if not self.exchange:
+            return ""
         if not self.compressor:
             alone = call(exchange, self.exchange.split("(")[-1].rstrip(")"))
             return alone if "(" not in self.exchange else call(exchange, self.exchange.split("(")[0], alone, alone)
@@ -83,7 +83,7 @@ class Cell(NamedTuple):
     @property
     def text(self) -> str:
         """The whole nesting."""
-        return call(sync, self.sync, self.talk)
+        return call(sync, self.sync, *filter(None, [self.talk]))
 
 
 def public(room: Any) -> list[str]:
@@ -135,7 +135,13 @@ def feedbacks() -> list[str]:
 def columns() -> list[tuple[str, str]]:
     """Every exchange that carries a compressor's packets, with every sync."""
     carry = [name for name in public(exchange) if takes(exchange, name, "compressor") or talks(name)]
-    return [(to, when) for to in carry for when in public(sync)]
+    return [(to, when) for to in carry for when in syncs()]
+
+
+@cache
+def syncs() -> list[str]:
+    """Every sync of an exchange."""
+    return [name for name in public(sync) if takes(sync, name, "exchange")]
 
 
 def cells() -> list[Cell]:
@@ -145,10 +151,11 @@ def cells() -> list[Cell]:
 
 
 def by_themselves() -> list[Cell]:
-    """Exchanges that compress by themselves, alone and within those made of exchanges."""
+    """Exchanges that compress by themselves, alone and within others, and syncs that bring an exchange of their own."""
     alone = [n for n in public(exchange) if not takes(exchange, n, "compressor") and not talks(n)]
     made = [f"{outer}({inner})" for outer in public(exchange) if talks(outer) for inner in alone]
-    return [Cell("", NONE, to, when) for to in [*alone, *made] for when in public(sync)]
+    whole = [Cell("", NONE, "", when) for when in public(sync) if when not in syncs()]
+    return [Cell("", NONE, to, when) for to in [*alone, *made] for when in syncs()] + whole
 
 
 def refusals(wanted: Sequence[Cell]) -> dict[Cell, str]:
@@ -187,6 +194,8 @@ def method(cell: Cell, wrap: Callable[[Exchange], Exchange] = lambda talk: talk)
 
     Raises: ConfigError.
     """
+    if not cell.exchange:
+        return bind(cell.sync, getattr(sync, cell.sync), [], settings(sync, cell.sync))
     talk = part(cell.talk)
     if isinstance(talk, ConfigError):
         raise talk
@@ -194,11 +203,15 @@ def method(cell: Cell, wrap: Callable[[Exchange], Exchange] = lambda talk: talk)
 
 
 def plainly(cell: Cell, reason: str) -> str:
-    """A reason in which the compressor is called C and the exchange X, so that it reads alike for all of them."""
-    for letter, text in (("X", cell.talk), ("C", cell.packed), ("C", call(compress, cell.compressor or "identity"))):
+    """A reason with C, F and X for compressor, feedback and exchange, so that it reads alike for all of them."""
+    alone = call(compress, cell.compressor or "identity")
+    for letter, text in (("X", cell.talk or "everyone()"), ("C", cell.packed), ("C", alone)):
         made = part(text)
         if not isinstance(made, ConfigError):  # else it is this part that refuses
             reason = re.sub(rf"\b{re.escape(made.name)}(?![(\w])", letter, reason)
+    # A feedback that refuses says who it is first; error_feedback is also named as what to use elsewhere.
+    if cell.feedback != NONE and reason.startswith(f"{cell.feedback}:"):
+        reason = re.sub(rf"^{cell.feedback}\b|(?<=[ (]){cell.feedback}(?=\(damped|\(C| \()", "F", reason)
     return reason
 
 
@@ -445,7 +458,7 @@ def page(said: dict[Cell, str], note: str) -> str:
     """The page, with ``note`` on the run that trained it."""
     reasons = {reason: number + 1 for number, reason in enumerate(sorted({r for r in said.values() if r}))}
     lines = [INTRODUCTION, note, ""]
-    whens = public(sync)
+    whens = syncs()
     for to in dict.fromkeys(cell.exchange for cell in said if cell.compressor):
         lines += [f"## {to}", "", f"| feedback | compressor | {' | '.join(whens)} |", "| --- " * (2 + len(whens)) + "|"]
         rows: dict[tuple[str, ...], list[str]] = {}
@@ -454,12 +467,14 @@ def page(said: dict[Cell, str], note: str) -> str:
                 marks = [mark(Cell(what, how, to, when), said, reasons) for when in whens]
                 rows.setdefault((how, *marks), []).append(f"`{what}`")
         lines += [f"| {key[0]} | {', '.join(names)} | {' | '.join(key[1:])} |" for key, names in rows.items()] + [""]
-    lines += ["## Exchanges that compress by themselves", "", f"| | {' | '.join(whens)} |"]
-    lines += ["| --- " * (1 + len(whens)) + "|"]
-    for to in dict.fromkeys(cell.exchange for cell in said if not cell.compressor):
+    lines += ["## What compresses by itself", "", f"| | {' | '.join(whens)} |", "| --- " * (1 + len(whens)) + "|"]
+    for to in dict.fromkeys(cell.exchange for cell in said if not cell.compressor and cell.exchange):
         marks = [mark(Cell("", NONE, to, when), said, reasons) for when in whens]
         lines.append(f"| `{to}` | {' | '.join(marks)} |")
-    lines += ["", "## Why not", "", "C is the compressor with its feedback, X the exchange of it.", ""]
+    for cell in said:
+        if not cell.exchange:
+            lines += ["", f"`{cell.sync}` brings an exchange of its own: {mark(cell, said, reasons)}"]
+    lines += ["", "## Why not", "", LETTERS, ""]
     lines += [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join(lines) + "\n"
 
@@ -471,6 +486,7 @@ def mark(cell: Cell, said: dict[Cell, str], reasons: dict[str, int]) -> str:
     return BIASED if senseless(cell) else TRAINED
 
 
+LETTERS = "C is the compressor (with its feedback, unless that refuses), F the feedback, X the exchange of it."
 INTRODUCTION = f"""# What goes with what
 
 Every compressor with every feedback, in every exchange, under every sync. {TRAINED} trains. {BIASED} trains, but what

@@ -34,6 +34,7 @@ def test_every_part_of_the_rooms_is_in_the_matrix():
         (Cell("topk", "ef21", "pairs", "noloco"), "sends changes for everyone to add up"),
         (Cell("topk", "momentum_correction", "everyone", "diloco"), "adds momentum, which is for gradients"),
         (Cell("identity", "none", "pairs", "every_step"), "needs the same result on every worker"),
+        (Cell("qsgd", "error_feedback", "everyone", "every_step"), "F: C is unbiased with an omega of 5.2"),
         (Cell("topk", "ef21", "everyone", "every_step"), ""),
     ],
 )
