@@ -3,8 +3,8 @@
     python benchmarks/pack_data.py SOURCES [INTO]
 
 ``SOURCES`` is a folder that holds, at any depth, ``input.txt`` (Tiny Shakespeare), ``a9a.txt``, ``a9a.t`` and
-``mushrooms.txt`` (LIBSVM), and the four ``*-ubyte.gz`` files of Fashion-MNIST. A source whose sha256 is not the one in ``SHA256``
-is refused. The packed files go to ``laconic/workloads/data``, or to ``INTO``; what they are is said in
+``mushrooms.txt`` (LIBSVM), and the four ``*-ubyte.gz`` files of Fashion-MNIST. A source whose sha256 is not the one in
+``SHA256`` is refused. The packed files go to ``laconic/workloads/data``, or to ``INTO``; what they are is said in
 ``laconic/workloads/data/LICENSES.md``.
 """
 
