@@ -21,6 +21,7 @@ from laconic.compress.bits import packed_size, steps
 from laconic.compress.e3m0 import SMALLEST
 from laconic.compress.noise import FIRST, SECOND, halves
 from laconic.kernels import KEPT, empty_like, in_parallel
+from laconic.kernels.linear import DECODERS, ENCODERS
 from laconic.kernels.simd import LINE, WIDTH, fence, move_around_cache
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -44,16 +45,35 @@ def linear(
     codes, scales = _new(packed_size(flat.numel(), bits), torch.uint8), _new(-(-flat.numel() // block), torch.float32)
     (low, high), moves, top = _words(key), moves_of(bits), np.float32(levels)
     c, s, around = codes.numpy(), scales.numpy(), _around(left, block)
-    _parts(
-        lambda i, j: _linear(x, e, source, c, s, block, top, bits, norm, low, high, moves, around, i, j), flat, block
-    )
+    encode = ENCODERS.get((bits, e is not None, key is not None, around)) if norm == LARGEST else None
+    words = [np.uint32(0 if word is None else word).view(np.int32) for word in (low, high)]
+
+    def run(start: int, stop: int) -> None:
+        whole = start
+        if encode is not None and not block % WIDTH:
+            whole = max(start, stop // block * block)
+            encode(x, x if e is None else e, source, c, s, block, top, *words, start, whole)
+        if whole < stop:
+            _linear(x, e, source, c, s, block, top, bits, norm, low, high, moves, around, whole, stop)
+
+    _parts(run, flat, block)
     return codes, scales, left
 
 
 def linear_back(codes: Tensor, scales: Tensor, block: int, bits: int, out: Tensor, weight: float | None) -> None:
     """Values of codes, into ``out``, or ``weight`` times them added to it."""
     c, s, o, w, moves = codes.numpy(), scales.numpy(), out.numpy(), _single(weight), moves_of(bits)
-    _parts(lambda i, j: _linear_back(c, s, o, block, bits, w, moves, i, j), out)
+    decode = DECODERS.get((bits, weight is not None))
+
+    def run(start: int, stop: int) -> None:
+        whole = start
+        if decode is not None and not block % WIDTH:
+            whole = max(start, stop // block * block)
+            decode(c, s, o, block, np.float32(0) if w is None else w, start, whole)
+        if whole < stop:
+            _linear_back(c, s, o, block, bits, w, moves, whole, stop)
+
+    _parts(run, out, block)
 
 
 def powers(flat: Tensor, residual: Tensor | None, block: int, key: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
