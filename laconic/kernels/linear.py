@@ -157,7 +157,7 @@ _past_random_8, _past_random_4 = (_codes(bits, True, True, True) for bits in (8,
 
 
 def _encoder(largest, code):
-    @njit(nogil=True, cache=True)
+    @njit(nogil=True)  # numba cannot keep a closure on disk; each takes half a second to compile
     def encode(x, residual, left, out, scales, block, levels, low, high, start, stop):
         """Whole blocks from ``start``; ``low`` and ``high`` are the words of the noise's key."""
         vectors = block // WIDTH
@@ -229,7 +229,7 @@ def _values(bits, added):
 
 
 def _decoder(values):
-    @njit(nogil=True, cache=True)
+    @njit(nogil=True)  # numba cannot keep a closure on disk; each takes half a second to compile
     def decode(codes, scales, out, block, weight, start, stop):
         """Whole blocks from ``start``."""
         for b in range(start // block, stop // block):
