@@ -34,6 +34,7 @@ EVERY |= {
     "accordion(powersgd)": lambda: accordion(powersgd(2), powersgd(1), every=1, eta=1e9),
     "powersgd(2, cold)": lambda: powersgd(2, warm_start=False, min_rate=1.0),
 }
+UNSIZED = [name for name in NAMES if not getattr(compress, name)().sized]
 every = pytest.mark.parametrize("build", EVERY.values(), ids=EVERY.keys())
 SHAPES = [(12, 10), (), (5,), (1,), (0,), (3, 0), (1, 7), (4, 3, 2, 5), (33, 65)]
 
@@ -198,10 +199,10 @@ def test_meta_tensors_cost_what_real_ones_cost(build):
         return on
 
     on_meta, real = memory.run(3, work("meta")), memory.run(3, work("cpu"))
-    # The places of a tenth of all entries are coded in a number of bytes that depends on where they are.
-    assert all(
-        abs(a[0] - b[0]) <= (0.01 * b[0] if build is accordion else 0) for a, b in zip(on_meta, real, strict=True)
-    )
+    # Places are coded in a number of bytes that depends on where the entries are.
+    varies = build is accordion or any(word in build().name for word in UNSIZED)
+    for a, b in zip(on_meta, real, strict=True):
+        assert abs(a[0] - b[0]) <= (0.02 * b[0] + 16 if varies else 0)
     assert [messages for _, messages in on_meta] == [messages for _, messages in real]
 
 

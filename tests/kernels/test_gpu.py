@@ -1,11 +1,8 @@
 """The Triton programs: equal to the plain torch forms, on a GPU or in Triton's interpreter."""
 
-import os
-
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 pytest.importorskip("triton", reason="needs triton, which torch's CUDA builds bring along")
 
 from laconic import kernels

@@ -161,10 +161,10 @@ def joined(size, work, before=lambda board: None, timeout=10.0):
 def test_bytes_that_leave_after_gloos_all_reduce_has_returned_are_counted_by_the_next(monkeypatch):
     link = object.__new__(ProcessGroupLink)
     Link.__init__(link, 0, 2)
-    link.backend, link.exact, link._counted = "gloo", True, 50
+    link.backend, link.exact, link._counted, link.group = "gloo", True, 50, None
     sent = iter([90, 250])  # 60 of the first 100 were still in the kernel
     monkeypatch.setattr(link, "_bytes_sent", lambda: next(sent))
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, group: None)
     counts = []
     for _ in range(2):
         link.all_reduce(torch.zeros(25))
