@@ -24,7 +24,7 @@ class RandomKState(NamedTuple):
     step: int
 
 
-def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0, run: int = 16) -> Compressor:
+def random_k(density: float = 0.01, scaled: bool = False, seed: int = 0, run: int = 64) -> Compressor:
     """Keep ``k = ceil(density * numel)`` entries that the shared ``seed`` and the step choose.
 
     Every worker chooses the same, so packets are summable and carry no places. The entries are runs of ``run``

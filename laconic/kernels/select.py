@@ -21,7 +21,7 @@ from laconic.kernels.simd import LINE, WIDTH, ahead, fence, large, lowest, split
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
 AHEAD = 32  # entries for which memory is fetched before it is needed
-SAMPLE = 1 << 17  # magnitudes that the guess at the threshold looks at
+SAMPLE = 1 << 16  # magnitudes that the guess at the threshold looks at
 WORTH_GUESSING = 1 << 15  # under this many entries a histogram is as quick
 BINS, BIN = 4096, 10  # of the histogram that separates candidates: half a power of two above the threshold
 FULL = -1
@@ -250,7 +250,9 @@ def settle(places, values, bits, k, threshold, out, restore):
     for i in range(bits.size):
         above += (bits[i] & MAGNITUDE) > limit
     ties = k - above
-    kept = 0
+    kept, refused = 0, 0
+    spare = places.size - k
+    back, value = np.empty(spare, np.int32), np.empty(spare, np.float32)
     for i in range(places.size):
         magnitude = bits[i] & MAGNITUDE
         tied = magnitude == limit and ties > 0
@@ -259,8 +261,15 @@ def settle(places, values, bits, k, threshold, out, restore):
             places[kept] = places[i]
             values[kept] = values[i]
             kept += 1
-        elif restore:
-            out[places[i]] = values[i]
+        else:
+            back[refused] = places[i]
+            value[refused] = values[i]
+            refused += 1
+    if restore:
+        for i in range(spare):  # far apart in memory: each is fetched before it is needed
+            if i + AHEAD < spare:
+                ahead(out, back[i + AHEAD])
+            out[back[i]] = value[i]
 
 
 @njit("(f4[::1], i4[::1], f4[::1], f8)", cache=True, nogil=True)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 RUN = 4096  # entries of a program
-SAMPLE = 1 << 17
+SAMPLE = 1 << 16
 WORTH_GUESSING = 1 << 15
 
 
