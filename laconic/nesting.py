@@ -15,6 +15,9 @@ from typing import Any, get_args, get_type_hints
 from laconic.errors import ConfigError, LaconicError, unknown
 
 
+WORDS = {"true": True, "false": False, "none": None}  # as recipes spell them
+
+
 @cache
 def names() -> dict[str, Callable[..., Any]]:
     """Every function that a nesting may name."""
@@ -58,8 +61,8 @@ def chain_of(parts: str | Sequence[str]) -> Any:
 def number(text: str) -> Any:
     """A setting's value from text: a number, true or false, a list; anything else stays text."""
     lowered = text.strip().lower()
-    if lowered in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[lowered]
+    if lowered in WORDS:
+        return WORDS[lowered]
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
@@ -114,6 +117,8 @@ def _value(node: ast.expr, text: str) -> Any:
             by_name = {p.name: p for p in parameters}
             kwargs = {k.arg: _argument(k.value, by_name.get(k.arg), text) for k in node.keywords if k.arg}
             return bind(name, function, args, kwargs)
+        case ast.Name(id=name) if name in WORDS:
+            return WORDS[name]
         case ast.Name(id=name):
             return bind(name, _function(name), [], {})
     try:

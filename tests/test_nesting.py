@@ -135,3 +135,9 @@ def test_bind_says_which_arguments_are_wanted():
     with pytest.raises(ConfigError, match="f: missing a required argument: 'a'; it takes"):
         bind("f", lambda a, b=1: None, [], {})
     assert bind("f", lambda **kw: kw, [], {"any": 1}) == {"any": 1}
+
+
+def test_true_false_and_none_may_be_written_as_in_a_recipe():
+    assert read("int8(stochastic=false)").omega is None
+    assert read("int8(stochastic=true)").omega is not None
+    assert read("ternary(clip=none)").name == read("ternary(None)").name
