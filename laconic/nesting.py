@@ -14,7 +14,6 @@ from typing import Any, get_args, get_type_hints
 
 from laconic.errors import ConfigError, LaconicError, unknown
 
-
 WORDS = {"true": True, "false": False, "none": None}  # as recipes spell them
 
 
