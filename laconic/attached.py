@@ -467,7 +467,7 @@ def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:
 
 
 def _once(exchange: Exchange, dtype: torch.dtype, device: torch.device) -> None:
-    little = [torch.ones(shape, dtype=dtype, device=device) for shape in ((64, 64), (64,))]
+    little = [torch.ones(shape, dtype=dtype, device=device) for shape in ((256, 256), (64,))]
     with memory.alone() as link:
         exchange.run(little, exchange.init(little), link)
 
