@@ -27,7 +27,7 @@ from laconic.methods import build
 from laconic.packet import Packet
 from laconic.parallel.shards import Shard, check_peers, local, local_state, norm, shard_of, whole, whole_state
 from laconic.state import freeze, like, thaw
-from laconic.sync.base import Sync
+from laconic.sync.base import Sync, Updates
 
 FIRST_BUCKET = 1 << 20  # bytes; small, so that the first exchange starts early
 BUCKET = 25 << 20
@@ -158,8 +158,24 @@ class Attached:
         if self.sync.after_step is None:
             return
         self._heed_rates()
+        told = self._state
+        if self.sync.learning is not None:
+            told = self.sync.learning(told, max(self._rates_now()))
         with self._naming(self.names, self.params, "parameter"):
-            updates, state = self.sync.after_step(self._here(), self._state, self.link)
+            updates, state = self.sync.after_step(self._here(), told, self.link)
+        self._take(updates, state)
+
+    def finish(self) -> None:
+        """Do what the method does once, after the last step: a last merge, or what is still under way. All workers call.
+
+        Raises: as :meth:`step`.
+        """
+        if self.sync.finish is not None:
+            with self._naming(self.names, self.params, "parameter"):
+                self._take(*self.sync.finish(self._here(), self._state, self.link))
+        self.drain()
+
+    def _take(self, updates: Updates, state: Any) -> None:
         with torch.no_grad():  # only now, when nothing can fail any more
             for i, value in updates.items():
                 local(self.params[i]).copy_(value)

@@ -105,7 +105,9 @@ class Worker:
         self.attached.drain()
         self.trained = self._meter()
         self.link.barrier()
-        self._save()
+        self._save()  # as it is before the finish, so that more steps may follow
+        if self.ending.reason != "interrupted":
+            self._finish()
         final = None if self.ending.reason == "interrupted" else self._evaluate()
         self._summarise(losses, final)
         if self.rank == 0:  # all have saved by now
@@ -153,6 +155,17 @@ class Worker:
         if not self.points or self.points[-1]["step"] != self.step:
             self._snapshot()
         return losses
+
+    def _finish(self) -> None:
+        """What the method does once after the last step; its seconds and bytes are the run's."""
+        if self.attached.sync.finish is None:
+            return
+        before, start = self.link.meter.reading(), time.perf_counter()
+        self.attached.finish()
+        self.seconds += time.perf_counter() - start
+        after = self.link.meter.reading()
+        self.trained = {name: value + after[name] - before[name] for name, value in self.trained.items()}
+        self._snapshot()
 
     def _done(self) -> bool:
         recipe = self.recipe

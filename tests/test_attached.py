@@ -16,7 +16,7 @@ from laconic.exchange import everyone
 from laconic.links import memory
 from laconic.methods import build
 from laconic.state import freeze
-from laconic.sync import diloco, every_step
+from laconic.sync import Sync, diloco, every_step
 from tests.tiny import batch, close, digest, equal, loss, model, seeded, sgd, step, together, weights
 
 SMALL = {
@@ -708,5 +708,37 @@ def test_workers_that_would_train_by_different_methods_are_told_so_before_the_fi
         with pytest.raises(ConfigError, match=r"trains by diloco.*every=[23].*by diloco"):
             attach(made, sgd(made), "diloco", link, every=2 + link.rank)
         return True
+
+    assert memory.run(2, work) == [True, True]
+
+
+def test_a_sync_is_told_the_learning_rate_and_has_the_last_word():
+    def work(link):
+        net = model()
+        heard = Sync(
+            init=lambda params: (),
+            after_step=lambda params, state, link: ({}, state),
+            learning=lambda state, rate: (*state, rate),
+            finish=lambda params, state, link: ({0: torch.full_like(params[0], len(state))}, "finished"),
+        )
+        sync = attach(net, sgd(net, lr=0.5), heard, link)
+        step(net, sync, link.rank, 0)
+        sync.param_groups[0]["lr"] = 0.25
+        step(net, sync, link.rank, 1)
+        rates = sync._state
+        sync.finish()
+        return rates, weights(net)[0].unique().tolist(), sync._state
+
+    assert memory.run(1, work) == [((0.5, 0.25), [2.0], "finished")]
+
+
+def test_to_finish_what_needs_no_finishing_only_drains():
+    def work(link):
+        net = model()
+        sync = attach(net, sgd(net), "diloco", link, every=2)
+        step(net, sync, link.rank, 0)
+        before = weights(net)
+        sync.finish()
+        return equal(before, weights(net))
 
     assert memory.run(2, work) == [True, True]

@@ -37,6 +37,9 @@ class Sync(NamedTuple):
     gradient in another way, and cannot be run where each worker sees a part. ``exchange`` is what it talks by, so that
     what cannot run is found before the first step. ``rounds(state)``, where workers take unequal numbers of steps, is
     how many rounds have ended, which all count alike.
+    ``learning(state, rate)`` is told the optimizer's learning rate (the highest of its groups') before every
+    ``after_step``. ``finish(params, state, link)`` is run once by every worker after the last step, and returns as
+    ``after_step`` does: a last exchange, or the answer to the one under way.
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]
@@ -53,6 +56,8 @@ class Sync(NamedTuple):
     whole: bool = False
     exchange: Exchange | None = None
     rounds: Callable[[Any], int] | None = None
+    learning: Callable[[Any, float], Any] | None = None
+    finish: Callable[[Params, Any, Link], tuple[Updates, Any]] | None = None
 
 
 def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
