@@ -26,8 +26,12 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# What starts processes of its own runs alone, after the rest has used all cores.
+ALONE := processes or root or browser
+
 test: lint types $(VENV)/.triton
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m "not ($(ALONE))"
+	$(BIN)/python -m pytest -m "$(ALONE)"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache runs
