@@ -7,6 +7,7 @@ lane (:mod:`laconic.links.background`).
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -57,6 +58,13 @@ class Link:
         """Let go of the network; safe to call twice."""
         if self._lane is not None:
             self._lane.close()
+
+    def now(self) -> float:
+        """Seconds on this link's clock, from any moment on: what a method decides by time, it decides by this.
+
+        A simulated link's clock is virtual, and so is every time that its meter shows.
+        """
+        return time.perf_counter()
 
     def __enter__(self) -> Link:
         return self
