@@ -166,7 +166,7 @@ class Attached:
         self._take(updates, state)
 
     def finish(self) -> None:
-        """Do what the method does once, after the last step: a last merge, or what is still under way. All workers call.
+        """Do what the method does once, after the last step: a last merge, or what is under way. All workers call it.
 
         Raises: as :meth:`step`.
         """
