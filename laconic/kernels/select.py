@@ -20,7 +20,7 @@ from laconic.kernels import KEPT, empty_like, in_parallel
 from laconic.kernels.simd import LINE, WIDTH, ahead, fence, large, lowest, split, split_around_cache
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
-AHEAD = 32  # entries for which memory is fetched before it is needed
+AHEAD = 64  # entries for which memory is fetched before it is needed
 SAMPLE = 1 << 16  # magnitudes that the guess at the threshold looks at
 WORTH_GUESSING = 1 << 15  # under this many entries a histogram is as quick
 BINS, BIN = 4096, 10  # of the histogram that separates candidates: half a power of two above the threshold
