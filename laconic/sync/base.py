@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +12,11 @@ from laconic.compress.base import count
 from laconic.errors import ClashError
 from laconic.exchange.base import Exchange
 from laconic.links.base import Link
+from laconic.packet import Packet
 
 Params = Sequence[Tensor]
 Updates = dict[int, Tensor]
+LossAt = Callable[[Iterable[Tensor]], float]
 
 
 class Sync(NamedTuple):
@@ -36,10 +38,18 @@ class Sync(NamedTuple):
     worker sees only a part of each gradient, that is done before ``after_backward``. ``whole``: it decides by the whole
     gradient in another way, and cannot be run where each worker sees a part. ``exchange`` is what it talks by, so that
     what cannot run is found before the first step. ``rounds(state)``, where workers take unequal numbers of steps, is
-    how many rounds have ended, which all count alike.
+    how many rounds have ended, which all count alike; ``taken(state)``, there, is the mean number of steps that workers
+    have taken, in the round under way as if all were as far in it. ``share(state)``, where workers take unequal batches,
+    is how much of an ordinary batch this worker's next one is to be; a mean over all workers of 1.
     ``learning(state, rate)`` is told the optimizer's learning rate (the highest of its groups') before every
     ``after_step``. ``finish(params, state, link)`` is run once by every worker after the last step, and returns as
     ``after_step`` does: a last exchange, or the answer to the one under way.
+
+    ``explore(params, state, link, loss_at)``, where there is one, takes the place of backward, the optimizer's step and
+    both of the above, and returns as ``after_step`` does. ``loss_at(values)`` is the loss of this step's batch with
+    ``values`` in the parameters' places, one after the other, without gradients and always with the same noise.
+    ``record(state)`` is what a worker that was away needs to take the last steps by itself, and ``replay(params, state,
+    record)`` takes them, and returns as ``after_step`` does.
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]
@@ -58,6 +68,11 @@ class Sync(NamedTuple):
     rounds: Callable[[Any], int] | None = None
     learning: Callable[[Any, float], Any] | None = None
     finish: Callable[[Params, Any, Link], tuple[Updates, Any]] | None = None
+    taken: Callable[[Any], float] | None = None
+    share: Callable[[Any], float] | None = None
+    explore: Callable[[Params, Any, Link, LossAt], tuple[Updates, Any]] | None = None
+    record: Callable[[Any], Packet] | None = None
+    replay: Callable[[Params, Any, Packet], tuple[Updates, Any]] | None = None
 
 
 def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
