@@ -14,17 +14,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from laconic.attached import Attached
 from laconic.errors import ConfigError, PacketError
+from laconic.fault import randomness
 from laconic.parallel.shards import local, whole
 from laconic.state import freeze, thaw
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: dict[str, Any]) -> Path:
@@ -43,8 +43,10 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
         place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
         names[name] = kept.setdefault(place, f"model/{name}")
         tensors[names[name]] = tensor
-    tensors["random"] = torch.get_rng_state()
+    drawn = randomness.here()
+    tensors |= {"random": drawn.torch} | ({} if drawn.cuda is None else {"random-cuda": drawn.cuda})
     header = {"format": FORMAT, "step": step, "names": names, "attached": state, "optimizer": skeleton}
+    header["random"] = drawn.plain
     folder = run / "checkpoint" / f"step-{step:09d}"
     part = folder / f"worker-{seat(attached)[0]}.safetensors"
     try:
@@ -56,12 +58,23 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
             part.with_suffix(".part"),
             {"laconic": text},
         )
+        _settle(part.with_suffix(".part"))
         part.with_suffix(".part").rename(part)
+        _settle(folder)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"checkpoint: cannot write {part}: {error}") from None
     if attached.link.rank == 0:
         tidy(run, seat(attached)[1])
     return part
+
+
+def _settle(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of files: what a power cut leaves is whole, or not there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def seat(attached: Attached) -> tuple[int, int]:
@@ -94,7 +107,8 @@ def _header(file: Any, part: Path) -> dict[str, Any]:
         header = json.loads((file.metadata() or {}).get("laconic", "null"))
     except ValueError as error:
         raise PacketError(f"checkpoint: the header of {part} is damaged: {error}") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not {"progress", "names"} <= header.keys():
+    parts = {"progress", "names", "random"}
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not parts <= header.keys():
         raise PacketError(f"checkpoint: {part} is not of this version's format ({FORMAT})")
     return header
 
@@ -123,7 +137,7 @@ def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str
         header["optimizer"], {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
     )
     attached.load_state_dict(state)
-    torch.set_rng_state(tensors["random"])
+    randomness.put_back(randomness.Randomness(tensors["random"], tensors.get("random-cuda"), header["random"]))
     return dict(header["progress"])
 
 
