@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from laconic.errors import ConfigError, LaconicError
-from laconic.methods import build
 from laconic.recipe import Recipe
 from laconic.workloads import load
 
@@ -49,12 +48,6 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
     Raises: ConfigError, WorkloadError: a sentence each.
     """
     recipe.checked()
-    if build(recipe.method, recipe.settings).rounds is not None:
-        raise ConfigError(
-            f"{recipe.method}: its workers take unequal numbers of steps, so no step can end a run of all; train in a "
-            "loop of your own, `while sync.rounds < 100` with laconic.attach, or set least_steps=most_steps and "
-            "least_density=most_density"
-        )
     cores = os.cpu_count() or 1
     if recipe.workers > PER_CORE * cores:
         raise ConfigError(

@@ -47,6 +47,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "qsgd": {"levels": 1},  # as far off here as it is with its defaults on tensors of a usual size
     # What these do follows seconds that they measure, and no two runs measure the same: hold it fixed.
     "adaptive": {"every": 1000},
+    "uneven_steps": {"every": 2, "least": 2, "most": 2},
+    "uneven_batches": {"parts": 1},
     "hcef": {"least_steps": 2, "most_steps": 2, "least_density": 0.2, "most_density": 0.2},
 }
 USUAL = {"density": 0.2, "every": 2}

@@ -39,8 +39,8 @@ class Sync(NamedTuple):
     gradient in another way, and cannot be run where each worker sees a part. ``exchange`` is what it talks by, so that
     what cannot run is found before the first step. ``rounds(state)``, where workers take unequal numbers of steps, is
     how many rounds have ended, which all count alike; ``taken(state)``, there, is the mean number of steps that workers
-    have taken, in the round under way as if all were as far in it. ``share(state)``, where workers take unequal batches,
-    is how much of an ordinary batch this worker's next one is to be; a mean over all workers of 1.
+    have taken, in the round under way as if all were as far in it. ``share(state)``, where workers take unequal
+    batches, is how much of an ordinary batch this worker's next one is to be; the mean over all workers is 1.
     ``learning(state, rate)`` is told the optimizer's learning rate (the highest of its groups') before every
     ``after_step``. ``finish(params, state, link)`` is run once by every worker after the last step, and returns as
     ``after_step`` does: a last exchange, or the answer to the one under way.
