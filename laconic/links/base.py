@@ -17,6 +17,7 @@ from torch import Tensor
 
 from laconic.errors import ConfigError, PacketError
 from laconic.links.background import Handle, Lane
+from laconic.links.mailbox import CHANNELS, Mailbox
 from laconic.links.meter import Meter
 from laconic.packet import Message, Packet, need
 
@@ -38,10 +39,13 @@ class Link:
         self.size = size
         self.timeout = timeout
         self.meter = Meter()
-        self._lane: Lane | None = None
+        self._lanes: dict[str, Lane] = {}
+        self._mailbox = Mailbox(rank)
 
-    def send(self, message: Message, to: int) -> None:
-        """Send a message to one peer.
+    def send(self, message: Message, to: int, channel: int = 0) -> None:
+        """Send a message to one peer, or on a channel above 0 to myself: that crosses nothing, and is not counted.
+
+        Channel 0 is read by :meth:`recv`, the others by :meth:`recv_any`.
 
         Raises: PeerTimeout if it takes none of it for ``timeout`` seconds; PeerLost if it is gone.
         """
@@ -54,10 +58,36 @@ class Link:
         """
         raise NotImplementedError(f"{type(self).__name__} cannot receive")
 
+    def recv_any(
+        self, sources: Sequence[int] | None = None, timeout: float | None = None, channel: int = 1
+    ) -> tuple[int, Message]:
+        """Who spoke next on ``channel``, of ``sources`` (default: all, and myself), and what it said.
+
+        One thread reads a channel. ``timeout`` seconds without a message (default: the link's) end the wait. A peer
+        that is gone is reported once on each channel, after its last message: the others are heard on. When all of
+        ``sources`` are gone, every call says so.
+
+        Raises: PeerTimeout, PeerLost, PacketError; ConfigError once the link is closed.
+        """
+        wanted = range(self.size) if sources is None else sources
+        with self._waiting():
+            source, body = self._mailbox.take(channel, wanted, self.timeout if timeout is None else timeout)
+        return source, body if source == self.rank else self._opened(source, body)
+
+    def _opened(self, source: int, body: Any) -> Message:
+        """The message in what lay in the mailbox, counted by the meter."""
+        raise NotImplementedError(f"{type(self).__name__} cannot receive")
+
+    def _to_myself(self, message: Message, channel: int) -> None:
+        if not 0 < channel < CHANNELS:
+            raise ConfigError(f"worker {self.rank}: to myself I send on channels 1 to {CHANNELS - 1}, got {channel}")
+        self._mailbox.put(channel, self.rank, message)
+
     def close(self) -> None:
         """Let go of the network; safe to call twice."""
-        if self._lane is not None:
-            self._lane.close()
+        self._mailbox.close()
+        for lane in list(self._lanes.values()):
+            lane.close()
 
     def now(self) -> float:
         """Seconds on this link's clock, from any moment on: what a method decides by time, it decides by this.
@@ -80,12 +110,20 @@ class Link:
         Exchanges started on one link run one at a time in the order started, so if every worker starts them in
         the same order their messages cannot be taken for one another's.
         """
-        if self._lane is None:
-            self._lane = Lane(self.meter)
-        return self._lane.start(run, *args)
+        return self.lane().start(run, *args)
+
+    def lane(self, name: str = "") -> Lane:
+        """The lane of that name, made when it is first asked for; what runs on one does not wait for another.
+
+        What runs beside the lane of exchanges, ``""``, may only send on channels of its own.
+        """
+        if name not in self._lanes:
+            self._lanes[name] = Lane(self.meter)
+        return self._lanes[name]
 
     def _waiting(self) -> AbstractContextManager[None]:
-        on_lane = self._lane is not None and threading.current_thread() is self._lane.thread
+        here = threading.current_thread()
+        on_lane = any(here is lane.thread for lane in list(self._lanes.values()))
         return nullcontext() if on_lane else self.meter.waiting()
 
     # -- collectives -----------------------------------------------------------------------------------------
@@ -156,7 +194,7 @@ class Link:
 
     def barrier(self) -> None:
         """Return once every worker has called it, and what each had started on its lane before has ended."""
-        if self._lane is None or threading.current_thread() is self._lane.thread:
+        if "" not in self._lanes or threading.current_thread() is self._lanes[""].thread:
             self.all_gather([Packet({})])
         else:  # beside an exchange under way, the two would take one another's messages
             self.start(self.all_gather, [Packet({})]).result()

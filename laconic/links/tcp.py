@@ -1,8 +1,8 @@
 """Messages over TCP: a connection for each pair of workers, and a thread that reads each.
 
 Reading never waits for the program, so two workers that send to each other at once cannot block one another, and
-a connection that closes is known at once. Each message travels in an envelope of 16 bytes: its length, and the
-moment it may be delivered (only :mod:`laconic.links.paced` sets one).
+a connection that closes is known at once. Each message travels in an envelope of 16 bytes: its length and channel, and
+the moment it may be delivered (only :mod:`laconic.links.paced` sets one).
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import torch
 
 from laconic.errors import ConfigError, PacketError, PeerError, PeerLost, PeerTimeout
 from laconic.links.base import PATIENCE, Link
+from laconic.links.mailbox import CHANNELS, Mailbox
 from laconic.packet import MAX_MESSAGE, Message, from_bytes, raw_bytes, to_bytes
 
-ENVELOPE = struct.Struct("<QQ")  # bytes that follow, nanoseconds of the monotonic clock (0: now)
+ENVELOPE = struct.Struct("<QQ")  # bytes that follow (channel << 48 above), nanoseconds of the monotonic clock (0: now)
+CHANNEL_BIT = 48
 PING, PONG, BYE = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3  # lengths that no message has
 GLANCE = 0.2  # seconds between looks at the other peers while a collective waits for one
 HELLO = struct.Struct("<8sI16s")
@@ -35,9 +37,10 @@ ROLL_CALL = 3.0
 class Peer:
     """One connection, and what came over it."""
 
-    def __init__(self, rank: int, connection: socket.socket) -> None:
+    def __init__(self, rank: int, connection: socket.socket, mailbox: Mailbox | None = None) -> None:
         self.rank = rank
         self.connection = connection
+        self.mailbox = mailbox if mailbox is not None else Mailbox(rank)
         self.inbox: queue.SimpleQueue[tuple[torch.Tensor, int] | None] = queue.SimpleQueue()
         self.sending = threading.Lock()
         self.heard = time.monotonic()  # the last moment at which any byte came
@@ -60,14 +63,20 @@ class Peer:
                     self.answered.set()
                 elif length == BYE:
                     self.left = True
-                elif length > MAX_MESSAGE:
-                    raise PacketError(f"it announced a message of {length} bytes")
                 else:
-                    self.inbox.put((self._take(length), due))
+                    channel, nbytes = length >> CHANNEL_BIT, length & ((1 << CHANNEL_BIT) - 1)
+                    if channel >= CHANNELS or nbytes > MAX_MESSAGE:
+                        raise PacketError(f"it announced a message of {length} bytes")
+                    body = self._take(nbytes)
+                    if channel:
+                        self.mailbox.put(channel, self.rank, (body, due), due)
+                    else:
+                        self.inbox.put((body, due))
         except (OSError, PacketError, MemoryError, RuntimeError) as error:  # torch says RuntimeError for no memory
             self.lost_at = time.monotonic()
             self.lost = str(error) or type(error).__name__
             self.inbox.put(None)
+            self.mailbox.lose(self.rank, self.lost)
 
     def _take(self, nbytes: int) -> torch.Tensor:
         buffer = torch.empty(nbytes, dtype=torch.uint8)
@@ -139,7 +148,7 @@ class TcpLink(Link):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         seconds = struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
-        peer = self._peers[rank] = Peer(rank, connection)
+        peer = self._peers[rank] = Peer(rank, connection, self._mailbox)
         reading = threading.Thread(
             target=peer.read, args=(lambda: self._round,), name=f"laconic-read-{rank}", daemon=True
         )
@@ -147,8 +156,11 @@ class TcpLink(Link):
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def send(self, message: Message, to: int) -> None:
+    def send(self, message: Message, to: int, channel: int = 0) -> None:
         """Send a message; returns once the operating system (or the paced link) has taken all of it."""
+        if to == self.rank:
+            self._to_myself(message, channel)
+            return
         asked = time.monotonic_ns()
         with self.meter.compressing():
             body = to_bytes(message)
@@ -157,7 +169,7 @@ class TcpLink(Link):
         peer = self._peers[to]
         try:
             with peer.sending:
-                peer.connection.sendall(ENVELOPE.pack(body.numel(), due))
+                peer.connection.sendall(ENVELOPE.pack(channel << CHANNEL_BIT | body.numel(), due))
                 peer.connection.sendall(raw_bytes(body))
         except BlockingIOError:
             peer.connection.close()  # half a message is out: the rest of this connection means nothing
@@ -190,12 +202,15 @@ class TcpLink(Link):
             if item is None:
                 peer.inbox.put(None)
                 raise PeerLost(f"worker {self.rank}: worker {source} is gone: {peer.lost}", source)
-        body, due = item
-        nbytes = ENVELOPE.size + body.numel()
+        return self._opened(source, item)
+
+    def _opened(self, source: int, body: Any) -> Message:
+        raw, due = body
+        nbytes = ENVELOPE.size + raw.numel()
         ready = self._arrival(source, nbytes, due) if due else 0
         with self.meter.compressing():
             try:
-                message = from_bytes(body)
+                message = from_bytes(raw)
             except PacketError as error:
                 raise PacketError(f"worker {self.rank}: from worker {source}: {error}") from None
         if ready:

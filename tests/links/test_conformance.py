@@ -222,7 +222,7 @@ def test_a_message_that_no_memory_holds_loses_the_peer_and_not_the_thread_that_r
     near, far = socket.socketpair()
     with near, far:
         peer = tcp.Peer(1, near)
-        far.sendall(ENVELOPE.pack(1 << 60, 0))
+        far.sendall(ENVELOPE.pack((1 << 48) - 8, 0))
         peer.read()
     assert "memory" in str(peer.lost)
     assert peer.inbox.get(timeout=1) is None
