@@ -19,7 +19,8 @@ class Exchange(NamedTuple):
     returns ``(combined, new state)``: if it raises, nothing has happened here. ``equal`` says that every worker
     gets the same bits; an exchange between pairs does not. ``sparse``: parts of the tensors are not sent this time.
     ``momentum``: the result already holds momentum, and the optimizer must add none. ``decayed(state)``, where there
-    is one, is told that the learning rate has fallen, and returns the new state.
+    is one, is told that the learning rate has fallen, and returns the new state. ``group``: how many combine theirs at a
+    time, in groups that change from round to round; None where it is all, or always the same.
 
     Convention: the lists of a state hold one entry a tensor, in the tensors' order; what is not in a list is about all
     of them. So :func:`take` and :func:`put` part a state by tensors, and two exchanges of one kind can share it.
@@ -32,6 +33,7 @@ class Exchange(NamedTuple):
     sparse: bool = False
     momentum: bool = False
     decayed: Callable[[Any], Any] | None = None
+    group: int | None = None
 
 
 def take(state: Any, places: Sequence[int]) -> Any:

@@ -50,6 +50,10 @@ class Sync(NamedTuple):
     ``values`` in the parameters' places, one after the other, without gradients and always with the same noise.
     ``record(state)`` is what a worker that was away needs to take the last steps by itself, and ``replay(params, state,
     record)`` takes them, and returns as ``after_step`` does.
+
+    ``among(size)`` says in a sentence who talks to whom among so many workers, or refuses that many (ConfigError);
+    where there is none, the exchange's is asked. ``recalibrates``: after ``finish`` the statistics of normalisation
+    layers belong to weights that are gone, and are to be estimated again (:mod:`laconic.merging`).
     """
 
     init: Callable[[Mapping[str, Tensor] | Params], Any]
@@ -73,6 +77,17 @@ class Sync(NamedTuple):
     explore: Callable[[Params, Any, Link, LossAt], tuple[Updates, Any]] | None = None
     record: Callable[[Any], Packet] | None = None
     replay: Callable[[Params, Any, Packet], tuple[Updates, Any]] | None = None
+    among: Callable[[int], str] | None = None
+    recalibrates: bool = False
+
+
+def among(sync: Sync, size: int) -> str:
+    """Who talks to whom among so many workers; nothing where a method has nothing to say.
+
+    Raises: ConfigError for a number of workers that it cannot run among.
+    """
+    ask = sync.among if sync.among is not None else sync.exchange.among if sync.exchange is not None else None
+    return ask(size) if ask is not None else ""
 
 
 def named(params: Mapping[str, Tensor] | Params) -> dict[str, Tensor]:
