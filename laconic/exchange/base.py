@@ -21,6 +21,8 @@ class Exchange(NamedTuple):
     ``momentum``: the result already holds momentum, and the optimizer must add none. ``decayed(state)``, where there
     is one, is told that the learning rate has fallen, and returns the new state. ``group``: how many combine theirs at a
     time, in groups that change from round to round; None where it is all, or always the same.
+    ``among(size)``, where there is one, says in a sentence who talks to whom among so many workers; or refuses that
+    many, with a ConfigError.
 
     Convention: the lists of a state hold one entry a tensor, in the tensors' order; what is not in a list is about all
     of them. So :func:`take` and :func:`put` part a state by tensors, and two exchanges of one kind can share it.
@@ -34,6 +36,7 @@ class Exchange(NamedTuple):
     momentum: bool = False
     decayed: Callable[[Any], Any] | None = None
     group: int | None = None
+    among: Callable[[int], str] | None = None
 
 
 def take(state: Any, places: Sequence[int]) -> Any:
