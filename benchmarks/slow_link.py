@@ -15,7 +15,8 @@ from pathlib import Path
 
 from common import heading
 
-from laconic.bench.compare import compare, ways
+from laconic.bench.compare import compare
+from laconic.bench.ways import ways
 from laconic.launch import launch
 from laconic.recipe import Recipe
 
@@ -29,7 +30,7 @@ def main() -> None:
     heading(f"shakespeare (micro), 2 workers, {chosen.link}, {chosen.seconds:g} s each")
     plan = Recipe("shakespeare", link=chosen.link, seconds=chosen.seconds, save_every=10**9)
     with tempfile.TemporaryDirectory() as folder:
-        methods = ways("ddp,streaming-diloco", chosen.set, plan)
+        methods = ways("ddp,streaming-diloco", chosen.set)
         found = compare(plan, methods, Path(folder) / "compare", tell=print)
         plain, ours = found["methods"]
         equal = plan.replace(method="ddp", link="", seconds=None, steps=ours["steps"])

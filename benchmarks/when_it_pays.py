@@ -16,10 +16,10 @@ from typing import Any
 
 from common import heading
 
-from laconic.bench.compare import first_reach as reached
-from laconic.bench.compare import fit
 from laconic.bench.runs import read_lines
 from laconic.bench.units import size
+from laconic.bench.verdict import first_reach as reached
+from laconic.bench.ways import fit
 from laconic.launch import launch
 from laconic.recipe import Recipe
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import heading
 
-from laconic.bench.compare import fit
+from laconic.bench.ways import fit
 from laconic.launch import launch
 from laconic.methods import METHODS
 from laconic.recipe import Recipe

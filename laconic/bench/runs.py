@@ -103,7 +103,7 @@ def read_comparison(folder: Path | str) -> Comparison:
     path = folder / "comparison.json"
     if not path.is_file():
         raise ConfigError(f"{folder} is no comparison: comparison.json is missing")
-    summary = _read_object(path)
+    summary = read_object(path)
     methods = summary.get("methods")
     if not isinstance(methods, list) or not all(isinstance(m, dict) and m.get("name") for m in methods):
         raise ConfigError(f'{path}: "methods" must be a list of objects, each with a "name"')
@@ -157,7 +157,7 @@ def last(columns: Columns, key: str) -> float | None:
 
 def _summary(folder: Path, steps: dict[int, Columns], evals: Columns) -> dict[str, Any]:
     if (folder / "summary.json").exists():
-        return _read_object(folder / "summary.json")
+        return read_object(folder / "summary.json")
     # Worker 0's own totals, as metrics.jsonl counts them; what only the end of a run knows stays unknown.
     first, at = steps[0], last(steps[0], "step")
     stopped = "before its first step was written" if at is None else f"the last step written is {at:.0f}"
@@ -176,7 +176,7 @@ def _summary(folder: Path, steps: dict[int, Columns], evals: Columns) -> dict[st
     }
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8", "replace"))
     except json.JSONDecodeError as error:

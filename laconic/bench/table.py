@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.bench import units
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Method = Mapping[str, Any]
+OVER = 1.005  # of the ideal: from here on it is shown as more than 100 %
 
 
 class Column(NamedTuple):
@@ -22,6 +23,8 @@ class Column(NamedTuple):
     cell: Callable[[Method], str]
     value: Callable[[Method], float]
     best: Callable[[list[float]], float] | None = None  # which of the values to set off, if any
+    spread: Callable[[Method], str] = lambda method: ""  # over several seeds: a second line of the cell
+    wide: bool = False  # for a page; a terminal has no room, and its note says it in words
 
 
 def columns(comparison: Mapping[str, Any]) -> list[Column]:
@@ -38,7 +41,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
 
     def reach(m: Method) -> str:
         if not _there(m, "reached_seconds"):
-            return "not reached"
+            return "not reached" if not m.get("reached_runs") else f"{m['reached_runs']} of {len(m['runs'])} seeds"
         sooner = f", {units.factor(m['speedup'])}" if _there(m, "speedup") else ""
         return units.duration(m["reached_seconds"]) + sooner
 
@@ -49,6 +52,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
             lambda m: shown_loss(m, held_out),
             lambda m: units.number(m.get("eval_loss" if held_out else "loss")),
             min if held_out else None,  # one step's training loss is mostly its batch's luck
+            _ranged("eval_loss" if held_out else "loss", units.loss),
         ),
         _plain("tokens", "Tokens", "tokens", units.count),
         _plain("steps", "Steps", "steps", units.count),
@@ -61,6 +65,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
             "plain's loss\nafter",
             reach,
             lambda m: units.number(m.get("reached_seconds")),
+            spread=_ranged("reached_seconds", units.duration),
         ),
     ]
     return [c for c in made if c is made[0] or any(not math.isnan(c.value(m)) for m in methods)]
@@ -86,13 +91,16 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
         caption_justify="left",
     )
     table.add_column("method", overflow="fold", min_width=8)
-    chosen = columns(comparison)
+    chosen = [column for column in columns(comparison) if not column.wide]
     for column in chosen:
         table.add_column(column.short, justify="right", no_wrap=True, vertical="top")
     winners = [winner(column, methods) for column in chosen]
     for row, method in enumerate(methods):
         cells = [
-            Text(column.cell(method), style="bold" if winners[i] == row else "") for i, column in enumerate(chosen)
+            Text(column.cell(method), style="bold" if winners[i] == row else "").append(
+                _second(column.spread(method)), style="not bold dim"
+            )
+            for i, column in enumerate(chosen)
         ]
         table.add_row(Text(str(method.get("name", units.NOTHING))), *cells)
     return table
@@ -114,14 +122,54 @@ def subtitle(comparison: Mapping[str, Any]) -> str:
 
 def note(comparison: Mapping[str, Any]) -> str:
     """What the table's marks mean."""
+    methods = comparison.get("methods") or []
     parts = []
     if ideal := ideal_steps_per_second(comparison):
-        parts.append(f"ideal: no network at all, {units.rate(ideal, 'steps')}")
-    methods = comparison.get("methods") or []
+        parts.append(f"ideal: no network at all, {units.rate(ideal, 'steps')}{_measured(comparison)}")
+        if any(ratio(ratio(m.get("steps"), m.get("seconds")), ideal) >= OVER for m in methods):
+            parts.append("over 100%: the machine was quicker then than while the ideal was measured")
+    if _of_fewer_batches(methods):
+        parts.append("plain's loss is asked of the curves, on fewer held-out batches than the loss column")
+    seeds = comparison.get("seeds") or []
+    if len(seeds) > 1:
+        parts.append(f"means of {len(seeds)} seeds ({text(seeds)}), below them the lowest and the highest")
+        few = [f"{m['name']} of {len(m['runs'])}" for m in methods if 0 < len(m.get("runs") or []) < len(seeds)]
+        parts += [f"fewer: {text(few)}"] if few else []
     held_out = any(_there(m, "eval_loss") for m in methods)
     if held_out and any(shown_loss(m, held_out).endswith("†") for m in methods):
         parts.append("†: training loss, none was held out")
+    if unfinished := comparison.get("unfinished"):
+        parts.append(f"not finished: {len(unfinished)} runs; go on with laconic compare --resume")
+    parts += [f"failed: {text(one)}" for one in comparison.get("failed") or []]
     return "; ".join(parts)
+
+
+def _measured(comparison: Mapping[str, Any]) -> str:
+    """The slowest and quickest pace of an ideal that was measured several times."""
+    measured = comparison["ideal"].get("measured")
+    steps = [ratio(1, m.get("step_seconds")) for m in measured or [] if isinstance(m, Mapping)]
+    if len(steps) < 2 or not all(map(math.isfinite, steps)):
+        return ""
+    low, high = units.rate(min(steps)), units.rate(max(steps))
+    return f" ({low.removesuffix('/s')} to {high.removesuffix('/s')} in {len(steps)} measurements)"
+
+
+def _of_fewer_batches(methods: Sequence[Method]) -> bool:
+    """Whether the curves' last points differ from the held-out losses, which are of all batches."""
+    both = [(m["curve_loss"], m["eval_loss"]) for m in methods if _there(m, "curve_loss") and _there(m, "eval_loss")]
+    return any(curve != whole for curve, whole in both)
+
+
+def _ranged(key: str, show: Callable[[object], str]) -> Callable[[Method], str]:
+    def spread(method: Method) -> str:
+        between = (method.get("spread") or {}).get(key)
+        return f"{show(between[0])}–{show(between[1])}" if between else ""
+
+    return spread
+
+
+def _second(line: str) -> str:
+    return f"\n{line}" if line else ""
 
 
 def winner(column: Column, methods: list[Method]) -> int | None:

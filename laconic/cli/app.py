@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -183,7 +183,10 @@ def train(
 @app.command(short_help="Train it several ways, and say which pays.")
 def compare(
     context: typer.Context,
-    workload: Workload,
+    workload: Annotated[
+        str | None,
+        typer.Argument(metavar="WORKLOAD", help="shakespeare, fashion, adult, or a file of yours with three functions"),
+    ] = None,
     methods: Annotated[str, typer.Option("--methods", "-m", help="comma-separated")] = "ddp,powersgd,streaming-diloco",
     workers: Workers = 2,
     link: LinkText = "20mbit",
@@ -192,31 +195,60 @@ def compare(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting: every=50 where it exists, diloco.every=50 for one")
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option("--sweep", help="the same with several values, each a way of its own: every=10,50,250"),
+    ] = None,
     seconds: Seconds = None,
     tokens: Tokens = None,
     option: Options = None,
     size: Size = None,
     seed: Seed = 0,
+    seeds: Annotated[int, typer.Option("--seeds", help="train each way so many times, from --seed on")] = 1,
     lr: Rate = None,
     clip: Clip = None,
     timeout: Timeout = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else")] = False,
+    resume: Annotated[Path | None, typer.Option("--resume", help="go on with the comparison in this folder")] = None,
     out: Out = None,
 ) -> None:
     """Train a workload several ways on equal terms, measure, and say which way pays.
 
     Each way has the same weights to start from, the same data, the same links and the same budget of seconds or tokens.
+    Several --sweep make a way of each combination. With --seeds the numbers are means, and their range is told.
 
     \b
       laconic compare shakespeare --methods ddp,dgc,diloco --workers 2 --link 20mbit --seconds 30
       laconic compare fashion --methods ddp,powersgd --workers 4 --link 100mbit,5ms --tokens 200000
       laconic compare mine.py --methods ddp,streaming-diloco --set streaming-diloco.every=50 --on testbed
+      laconic compare shakespeare --methods ddp,diloco --sweep every=10,50,250 --seeds 3
+      laconic compare --resume runs/compare-shakespeare-1
+
+    Ctrl-C keeps what has finished; --resume goes on with the rest.
     """
     from laconic.bench.compare import compare as run_comparison
-    from laconic.bench.compare import ways
+    from laconic.bench.compare import left, planned
+    from laconic.bench.compare import resume as go_on
+    from laconic.bench.ways import ways
     from laconic.cli.progress import following
     from laconic.recipe import Recipe
 
+    say = (lambda sentence: None) if as_json else _say
+    if resume is not None:
+        other = [name for name in context.params if name not in ("resume", "as_json") and _is_given(context, name)]
+        if other:
+            raise ConfigError(f"--resume goes on with the comparison as it was, so {other[0]} cannot be given")
+        begun, folder = planned(resume), resume
+        to_do = left(begun)
+        try:
+            with following(begun.recipe, as_json, len(to_do)) as watch:
+                comparison = go_on(begun, watch, say, _command())
+        except KeyboardInterrupt:
+            _interrupted(folder)
+        _show(comparison, folder, as_json)
+        return
+    if workload is None:
+        raise ConfigError("compare: name a workload (shakespeare, fashion, adult, or a file), or a --resume")
     plan = Recipe(
         workload,
         options=_options(option, size),
@@ -232,29 +264,50 @@ def compare(
         timeout=timeout,
         save_every=1_000_000,
     )
-    chosen = ways(methods, set_ or [], plan)
+    chosen = ways(methods, set_ or [], sweep or [], seeds=seeds, seconds=plan.seconds, tell=say)
     folder = out or _new_folder(f"compare-{Path(workload).stem}")
-    say = (lambda sentence: None) if as_json else _say
     try:
-        with following(plan, quiet=as_json) as watch:
-            comparison = run_comparison(plan, chosen, folder, watch, say, _command())
+        # The ideal is measured before all ways, and again after each seed's.
+        with following(plan, as_json, len(chosen) * seeds + seeds + 1) as watch:
+            comparison = run_comparison(plan, chosen, folder, watch, say, _command(), seeds)
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted; what was measured is in {folder}", err=True)
-        raise typer.Exit(130) from None
+        _interrupted(folder)
+    _show(comparison, folder, as_json)
+
+
+def _interrupted(folder: Path) -> NoReturn:
+    """Say what is left of a comparison after Ctrl-C, and how to go on."""
+    from laconic.bench.compare import PLAN
+
+    found = "what has finished is kept" if (folder / "comparison.json").exists() else "no way had finished"
+    if (folder / PLAN).exists():
+        found += f". Go on with: laconic compare --resume {folder}"
+    if (folder / "comparison.json").exists():
+        found += f"\nAs far as it came:  laconic report {folder}"
+    typer.echo(f"Interrupted; {found}", err=True)
+    raise typer.Exit(130)
+
+
+def _show(comparison: dict[str, Any], folder: Path, as_json: bool) -> None:
+    """Print a comparison; ways that failed are told last, with exit status 2."""
     if as_json:
         from laconic.bench.report import write_report
 
         write_report([folder])
         typer.echo(json.dumps(comparison, indent=1))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from laconic.bench.table import comparison_table
+        from laconic.bench.table import comparison_table
 
-    console = Console()
-    console.print(comparison_table(comparison))
-    console.print(comparison["verdict"], highlight=False)
-    _finish(folder)
+        console = Console()
+        console.print(comparison_table(comparison))
+        console.print(comparison["verdict"], highlight=False)
+        _finish(folder)
+    if comparison["failed"]:
+        from laconic.launch import RunFailed
+
+        raise RunFailed("; ".join(comparison["failed"]))
 
 
 @app.command(short_help="List the ways, or show one in full.")
@@ -299,15 +352,26 @@ def parts(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, or the folder of a comparison")],
     out: Annotated[Path | None, typer.Option("--out", help="the page (default: report.html in the folder)")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="write this .svg instead: the three charts of the loss, for a page")
+    ] = None,
 ) -> None:
     """Write one self-contained report.html: loss over time, tokens and bytes; where the seconds went; the recipes.
 
     \b
       laconic report runs/compare-shakespeare-1
       laconic report runs/shakespeare-ddp-1 runs/shakespeare-dgc-1 --out both.html
+      laconic report runs/compare-shakespeare-1 --picture loss.svg
     """
     from laconic.bench.report import write_report
 
+    if picture is not None:
+        from laconic.bench.picture import write_picture
+
+        if out is not None:
+            raise ConfigError("report: --out is the page and --picture the picture; give one of them")
+        _say(f"picture: {write_picture(runs, picture)}")
+        return
     _say(f"report: {write_report(runs, out)}")
 
 
