@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,9 +109,12 @@ class Attached:
         self.model, self.optimizer, self.sync, self.link, self.clip = model, optimizer, sync, link, clip
         named = _trainable(model, optimizer)
         _check_momentum(sync, optimizer)
+        _check_explorer(sync, optimizer, clip)
         self.names, self.params = list(named), list(named.values())
         _rehearse(sync, self.params)
         self.shard = shard_of(named)
+        if self.shard is not None and sync.explore is not None:
+            raise ClashError(f"attach: {sync.name} moves whole tensors, of which each process has a part; do not shard")
         if self.shard is not None and sync.whole:
             raise ClashError(
                 f"attach: {sync.name} decides by the norm of the whole gradient, of which each process has a part, so "
@@ -136,11 +139,17 @@ class Attached:
 
     # -- the loop --------------------------------------------------------------------------------------------
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> float | None:
         """Finish the gradients' exchange, step the optimizer, and do what the sync does after a step.
+
+        A method without backward (``sync.explore``) takes a ``closure`` that returns the loss of this step's batch, and
+        calls it several times: without gradients, in evaluation mode, each time with the same noise. The mean loss is
+        returned.
 
         Raises: ConfigError for a closure or a GradScaler; NotANumber; PeerTimeout, PeerLost.
         """
+        if self.sync.explore is not None:
+            return self._explore(closure)
         if closure is not None:
             raise ConfigError("step: a closure would run backward several times a step; call backward before step()")
         if any(_scaled(each) for each in (self, self.optimizer)):
@@ -156,7 +165,7 @@ class Attached:
                 self.optimizer.step()
         self._synchronized = self._held = False
         if self.sync.after_step is None:
-            return
+            return None
         self._heed_rates()
         told = self._state
         if self.sync.learning is not None:
@@ -164,6 +173,44 @@ class Attached:
         with self._naming(self.names, self.params, "parameter"):
             updates, state = self.sync.after_step(self._here(), told, self.link)
         self._take(updates, state)
+        return None
+
+    def _explore(self, closure: Callable[[], Any] | None) -> float:
+        assert self.sync.explore is not None
+        if closure is None:
+            raise ConfigError(
+                f"step: {self.sync.name} looks at the loss itself, without backward; call "
+                "step(lambda: loss(model, batch))"
+            )
+        rates = set(self._rates_now())
+        if len(rates) > 1:
+            raise ConfigError(f"step: {self.sync.name} has one learning rate, and the optimizer's groups have {rates}")
+        told = self._state
+        if self.sync.learning is not None:
+            told = self.sync.learning(told, max(rates))
+        with looking(self.model, self._here(), closure) as (loss_at, losses), torch.no_grad():
+            updates, state = self.sync.explore(self._here(), told, self.link, loss_at)
+        self._take(updates, state)
+        return sum(losses) / max(1, len(losses))
+
+    def record(self) -> Packet:
+        """What a worker that was away needs to take the last steps by itself: a packet, to be written or sent.
+
+        Raises: ConfigError for a method that keeps no such record.
+        """
+        if self.sync.record is None:
+            raise ConfigError(f"record: {self.sync.name} keeps no record of its steps; save a checkpoint")
+        return self.sync.record(self._state)
+
+    def catch_up(self, record: Packet) -> None:
+        """Take the steps that others took meanwhile, from their record; to the bit what they did.
+
+        Raises: ConfigError for the record of another run, or one that begins later than this worker stopped;
+                PacketError for a damaged one.
+        """
+        if self.sync.replay is None:
+            raise ConfigError(f"catch_up: {self.sync.name} cannot take steps from a record; load a checkpoint")
+        self._take(*self.sync.replay(self._here(), self._state, record))
 
     def finish(self) -> None:
         """Do what the method does once, after the last step: a last merge, or what is under way. All workers call it.
@@ -215,7 +262,12 @@ class Attached:
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Accumulate: gradients of backwards inside stay here, and leave with the next backward outside."""
+        """Accumulate: gradients of backwards inside stay here, and leave with the next backward outside.
+
+        Raises: ConfigError for a method without backward.
+        """
+        if self.sync.explore is not None:
+            raise ConfigError(f"no_sync: {self.sync.name} takes no gradients, so none can be summed; use more samples")
         self._paused = True
         try:
             yield
@@ -460,6 +512,59 @@ def _check_momentum(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
                 f"attach: {sync.name} carries momentum itself, and the optimizer would add its own; build it with "
                 "momentum=0 (SGD) or betas=(0, ...) (Adam)"
             )
+
+
+def _check_explorer(sync: Sync, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
+    """Refuse what would do nothing beside a method that takes its steps itself."""
+    if sync.explore is None:
+        return
+    plain = type(optimizer) is torch.optim.SGD and not any(
+        group["momentum"] or group["weight_decay"] or group["maximize"] for group in optimizer.param_groups
+    )
+    if not plain:
+        raise ClashError(
+            f"attach: {sync.name} takes its steps itself, by the learning rate alone: there is no gradient that "
+            f"{type(optimizer).__name__} could average, scale or decay; build it with torch.optim.SGD(params, lr)"
+        )
+    if clip is not None:
+        raise ClashError(f"attach: {sync.name} has no gradient whose norm clip={clip:g} could bound; set most= instead")
+
+
+@contextmanager
+def looking(
+    model: nn.Module, params: Sequence[Tensor], closure: Callable[[], Any]
+) -> Iterator[tuple[Callable[[Iterable[Tensor]], float], list[float]]]:
+    """The function ``loss_at(values)`` and the list of the losses it has found.
+
+    The model is in evaluation mode inside. After each look the parameters are put back from a copy, so that no rounding
+    adds up; the generators are set back before it, so that all looks of a step see the same noise.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    device = params[0].device
+    noise = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    losses: list[float] = []
+
+    @torch.no_grad()
+    def loss_at(values: Iterable[Tensor]) -> float:
+        kept = [p.clone() for p in params]
+        torch.set_rng_state(noise[0])
+        if noise[1] is not None:
+            torch.cuda.set_rng_state(noise[1], device)
+        try:
+            for p, value in zip(params, values, strict=True):
+                p.copy_(value)
+            losses.append(float(closure()))
+        finally:
+            for p, value in zip(params, kept, strict=True):
+                p.copy_(value)
+        return losses[-1]
+
+    model.eval()
+    try:
+        yield loss_at, losses
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:

@@ -14,6 +14,7 @@ from laconic.compress import (
     error_feedback,
     half,
     identity,
+    log_byte,
     momentum_correction,
     random_k,
     sign,
@@ -34,6 +35,7 @@ from laconic.sync import Sync, accordion_batch, every_step, local_steps
 from laconic.sync import diloco as diloco_sync
 from laconic.sync import hcef as hcef_sync
 from laconic.sync import noloco as noloco_sync
+from laconic.sync import one_byte as one_byte_sync
 from laconic.sync import streaming as streaming_sync
 
 Compress = Compressor | str | Sequence[str] | None
@@ -571,6 +573,35 @@ def noloco(
     if rule is not None and rule.weight != 1.0:
         raise ClashError("noloco: a pair's mean is not weighted; leave combine out")
     return noloco_sync(pairs(_compressor(compress, identity(), False), rule), every, lr, momentum, mixing)
+
+
+@method(
+    "just-one-byte",
+    send="the slope of the loss along random directions",
+    every="each step",
+    apply="the mean of slopes times directions, which everyone regenerates",
+    to="everyone (all-gather)",
+    combine="mean",
+    compress="a sign and a logarithm in one byte",
+    wire="(n-1) x samples bytes and a header, each step, whatever the model's size",
+    source="Zelikman et al. 2023, arXiv:2306.10015; the step: Malladi et al. 2023, arXiv:2305.17333 (MeZO)",
+)
+def just_one_byte(
+    samples: int = 1,
+    eps: float = 1e-3,
+    directions: str = "gaussian",
+    most: float | None = None,
+    keep: int = 1000,
+    compress: Compress = None,
+) -> Sync:
+    """Just One Byte: fine-tune without backward, by the loss to both sides of random directions.
+
+    samples: directions a worker looks along in a step; eps: how far; directions: gaussian, rademacher (cheaper) or axes
+    (one entry after the other); most: bound on a slope, none for no bound; keep: rounds on record, for workers that
+    were away; compress: half or identity in log_byte's place.
+    """
+    send = log_byte(missing=True) if compress is None else _compressor(compress, log_byte(), False)
+    return one_byte_sync(send, samples, eps, directions, most, keep)
 
 
 @method(

@@ -134,8 +134,7 @@ class Worker:
             while self.ending.may_begin(self.step + 1):
                 batch = self._next(batches)
                 sync.zero_grad()
-                value = self._gradients(batch)
-                sync.step()
+                value = self._learn(batch)
                 self.step += 1
                 self.tokens += self.workload.tokens(batch) * self.size
                 self.seconds = self.spent + time.perf_counter() - start
@@ -247,8 +246,30 @@ class Worker:
         except Exception as error:
             raise self._failed("batches", error) from error
 
+    def _learn(self, batch: Any) -> float:
+        """Take a step by a batch; its loss."""
+        if self.attached.sync.explore is None:
+            value = self._gradients(batch)
+            self.attached.step()
+            return value
+        found = self.attached.step(lambda: self._loss(batch))
+        assert found is not None
+        return found
+
     def _gradients(self, batch: Any) -> float:
         """The loss of a batch, its gradients in the parameters."""
+        loss = self._loss(batch)
+        value = float(loss.detach())
+        nan_check(value, self.rank, self.step + 1, self.model)
+        try:
+            loss.backward()
+        except LaconicError:
+            raise
+        except Exception as error:
+            raise self._failed("backward", error) from error
+        return value
+
+    def _loss(self, batch: Any) -> Tensor:
         try:
             loss = self.workload.loss(self.model, batch)
         except LaconicError:
@@ -260,15 +281,7 @@ class Worker:
             raise WorkloadError(
                 f"worker {self.rank}, step {self.step + 1}: loss must return a single number, got {got}"
             )
-        value = float(loss.detach())
-        nan_check(value, self.rank, self.step + 1, self.model)
-        try:
-            loss.backward()
-        except LaconicError:
-            raise
-        except Exception as error:
-            raise self._failed("backward", error) from error
-        return value
+        return loss
 
     def _failed(self, what: str, error: Exception) -> WorkloadError:
         path = str(self.workload.path) if self.workload.path else None
@@ -411,6 +424,10 @@ def assemble(recipe: Recipe, workload: Workload, link: Link) -> Attached:
         path = str(workload.path) if workload.path else None
         raise WorkloadError(f"worker {link.rank}: the model cannot be made: {_told(error, path)}") from error
     sync = build(recipe.method, recipe.settings)
+    if sync.explore is not None:  # it takes its steps itself, by the learning rate alone
+        optimizer = torch.optim.SGD(
+            [p for group in optimizer.param_groups for p in group["params"]], lr=optimizer.param_groups[0]["lr"]
+        )
     set_learning(optimizer, sync, recipe.lr)
     return Attached(model, optimizer, sync, link, clip=recipe.clip)
 

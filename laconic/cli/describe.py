@@ -68,6 +68,8 @@ def price(name: str, parameters: int, workers: int) -> str:
         largest = 0
         for _ in range(steps):
             before = link.meter.bytes_out
+            if sync.explore is not None:
+                _, state = sync.explore(values, state, link, lambda moved: 0.0)
             if sync.after_backward is not None:
                 _, state = sync.after_backward(values, state, link)
             if sync.after_step is not None:

@@ -18,6 +18,7 @@ from laconic.compress.half import half
 from laconic.compress.identity import identity
 from laconic.compress.int4 import int4
 from laconic.compress.int8 import int8
+from laconic.compress.log_byte import log_byte
 from laconic.compress.low_rank import low_rank
 from laconic.compress.momentum_correction import momentum_correction
 from laconic.compress.natural import natural
@@ -49,6 +50,7 @@ __all__ = [
     "identity",
     "int4",
     "int8",
+    "log_byte",
     "low_rank",
     "momentum_correction",
     "natural",

@@ -7,6 +7,7 @@ from laconic.sync.every_step import every_step
 from laconic.sync.hcef import hcef
 from laconic.sync.local_steps import local_steps
 from laconic.sync.noloco import noloco
+from laconic.sync.one_byte import one_byte
 from laconic.sync.streaming import streaming
 
-__all__ = ["Sync", "accordion_batch", "diloco", "every_step", "hcef", "local_steps", "noloco", "streaming"]
+__all__ = ["Sync", "accordion_batch", "diloco", "every_step", "hcef", "local_steps", "noloco", "one_byte", "streaming"]
