@@ -16,7 +16,9 @@ from laconic.errors import ConfigError, PacketError
 Kind = TypeVar("Kind", bound=type)
 _KINDS: dict[str, type] = {}
 _VARYING: dict[str, tuple[str, ...]] = {}  # fields whose tensors may come, go and change shape while training
-LATER = ("Flight", "Cut")  # kinds that state has none of at the start: an exchange under way, and a tensor cut in parts
+# Kinds that state may have or not have, from step to step: an exchange under way, a tensor cut in parts, and the half of
+# a method that trains now.
+LATER = ("Flight", "Cut", "Phase")
 KEYS = (str, int, float, bool, type(None))  # what JSON gives back as it was, and a dictionary takes as a key
 
 
@@ -100,6 +102,8 @@ def like(old: Any, new: Any, path: str = "state") -> None:
 
     Raises: PacketError that names the first place where they differ.
     """
+    if getattr(old, "transient", False) and new is None:
+        return  # what is under way here is not kept, and begins anew
     flying = type(new).__name__ in LATER and old is None
     if type(old) is not type(new) and not flying and not (type(old).__name__ in LATER and new is None):
         raise PacketError(

@@ -18,7 +18,8 @@ from laconic.state import checkpointed
 SMOOTHING = 0.3  # the newest measurement's share
 GROWTH = 2.0  # a measurement counts as at most so many times what was known: one bad round is not a slow worker
 LEAST_SECONDS = 1e-9
-EXACT = 1e-9  # of a deadline: what rounding may take from a step that fits exactly
+OVER = 0.1  # of an own step: how much later than the slowest a worker may end, or noise would cost it a whole step
+EXACT = 1e-9  # what rounding may take from a part that fits exactly
 
 
 @checkpointed
@@ -90,14 +91,14 @@ def steps_together(seconds: Sequence[float], every: int, least: int = 1, most: i
 
     The slowest takes a whole number of steps, and the others as many as fit into its time.
 
-    Law:    who is not held by ``most`` ends less than one step of its own before the slowest. Equal workers take
-            exactly ``every``.
+    Law:    who is not held by ``most`` ends less than one step of its own before the slowest, and at most a tenth of
+            one after. Equal workers take exactly ``every``.
     """
     slowest = max(seconds)
     even = len(seconds) * every / sum(1 / s for s in seconds)  # seconds in which all together take n x every steps
     turns = max(least, round(even / slowest))
-    deadline = turns * slowest * (1 + EXACT)
-    return [min(max(least, int(deadline / s)), most or max(turns, int(deadline / s))) for s in seconds]
+    dealt = [max(least, int(turns * slowest / s + OVER)) for s in seconds]
+    return dealt if most is None else [min(steps, most) for steps in dealt]
 
 
 def parts_together(seconds: Sequence[float], parts: int) -> list[int]:

@@ -20,7 +20,7 @@ class Still(Meter):
 
 
 class Clocked(Link):
-    """A memory link whose clock its worker moves; an exchange moves it to the latest of all its peers' messages."""
+    """A memory link whose clock its worker moves; messages take no time."""
 
     def __init__(self, link):
         super().__init__(link.rank, link.size)
@@ -39,8 +39,8 @@ class Clocked(Link):
 def uneven(method, seconds, rounds, each=None, net=model, optimizer=sgd, noise=None, data=batch, of_loss=loss):
     """Train workers whose steps take so many seconds until so many rounds have ended.
 
-    ``each(sync, made, record)`` is called after every step and may change what it is given. Returns each worker's list of
-    rounds, as numbers of steps, and its weights. ``noise(rank, step)`` multiplies a step's seconds.
+    ``each(sync, made, rank)`` is called after every step. ``noise(rank, step)`` multiplies a step's seconds.
+    Returns for each worker how many steps its rounds had, the shared weights, and what it was attached by.
     """
 
     def work(link):

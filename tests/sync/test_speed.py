@@ -15,12 +15,11 @@ speeds = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=6)
 
 
 @given(seconds=speeds, every=st.integers(1, 500), least=st.integers(1, 20))
-def test_all_end_a_round_within_one_own_step_of_the_slowest(seconds, every, least):
+def test_all_end_a_round_within_one_own_step_before_the_slowest_or_a_tenth_after(seconds, every, least):
     dealt = steps_together(seconds, every, least)
     times = [steps * s for steps, s in zip(dealt, seconds, strict=True)]
-    last = max(times)
-    assert last == pytest.approx(dealt[seconds.index(max(seconds))] * max(seconds), rel=1e-6)
-    assert all(last - t < s * (1 + 1e-6) for t, s in zip(times, seconds, strict=True))
+    last = times[seconds.index(max(seconds))]
+    assert all(-0.1 * s * (1 + 1e-6) <= last - t < s * (1 + 1e-6) for t, s in zip(times, seconds, strict=True))
     assert min(dealt) >= least
 
 
@@ -29,9 +28,8 @@ def test_a_round_has_about_the_nominal_number_of_steps_however_they_are_dealt(se
     dealt = steps_together(seconds, every)
     even = len(seconds) * every / sum(1 / s for s in seconds)
     # The slowest takes a whole number of steps, at least one, and each of the others loses less than one.
-    assert abs(max(d * s for d, s in zip(dealt, seconds, strict=True)) - even) <= max(seconds) * (0.5 + 1e-6) or (
-        even < max(seconds)
-    )
+    slowest = max(seconds)
+    assert abs(dealt[seconds.index(slowest)] * slowest - even) <= slowest * (0.5 + 1e-6) or even < slowest
 
 
 @given(workers=st.integers(1, 8), every=st.integers(1, 500), parts=st.integers(1, 64), s=st.floats(1e-6, 10.0))
