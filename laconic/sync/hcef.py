@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ class HcefState(NamedTuple):
     ``mean_steps`` is the mean of all workers' choices, by their shares of the data. ``seconds`` of a local step,
     ``rate`` and ``latency`` of this worker's link are smoothed, 0 where not measured yet. ``queue`` is of energy.
     Since ``began`` on the clock of process ``session``, all steps but the first ``counted`` of the round were taken.
+    ``taken`` is the mean number of steps that workers took in the rounds that have ended, ``even`` that of this one.
     """
 
     round: int
@@ -51,6 +51,8 @@ class HcefState(NamedTuple):
     session: int
     began: float
     counted: int
+    taken: float
+    even: float
     anchor: list[Tensor]
     exchange: Any
 
@@ -68,7 +70,6 @@ def hcef(
     power: float = 0.0,
     allowance: float | None = None,
     tradeoff: float = 1.0,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Sync:
     """In each round take tau steps alone, send their sum at density theta, and move to the mean of all workers.
 
@@ -103,27 +104,29 @@ def hcef(
         anchor = [master(p) for p in named(params).values()]
         state = talk(most_density).init(anchor)
         unknown = (0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0)
-        return HcefState(0, 0, least_steps, most_density, float(least_steps), *unknown, anchor, state)
+        steps = float(least_steps)
+        return HcefState(0, 0, least_steps, most_density, steps, *unknown, 0.0, steps, anchor, state)
 
     def after_step(params: Params, state: HcefState, link: Link) -> tuple[Updates, HcefState]:
         step = state.step + 1
         if not fixed and state.session != SESSION:  # the first step here, which nobody has timed
-            state = state._replace(session=SESSION, began=clock(), counted=step)
+            state = state._replace(session=SESSION, began=link.now(), counted=step)
         if step < state.steps:
             return {}, state._replace(step=step)
-        took = (clock() - state.began) / (step - state.counted) if not fixed and step > state.counted else 0.0
+        took = (link.now() - state.began) / (step - state.counted) if not fixed and step > state.counted else 0.0
         scale = state.mean_steps / state.steps
         moved = [d.mul_(scale) for d in drift(state.anchor, params)]
         mean, exchanged = link.start(talk(state.density).run, moved, state.exchange, link).result()
         anchor = [a - m for a, m in zip(state.anchor, mean, strict=True)]
-        after = state._replace(round=state.round + 1, step=0, anchor=anchor, exchange=exchanged)
+        taken = state.taken + state.even
+        after = state._replace(round=state.round + 1, step=0, taken=taken, anchor=anchor, exchange=exchanged)
         if not fixed:
-            after = link.start(decided, after, took, link).result()._replace(began=clock(), counted=0)
+            after = link.start(decided, after, took, link).result()._replace(began=link.now(), counted=0)
         return dict(enumerate(anchor)), after
 
     def decided(state: HcefState, took: float, link: Link) -> HcefState:
         """Measure, tell, hear, and choose: the same plan on every worker."""
-        state = measured(state, took, link, clock)
+        state = measured(state, took, link)
         own = Device(state.seconds, state.rate, state.latency, weight, joules, power, allowance or ENDLESS, state.queue)
         devices = [_device(m) for m in link.all_gather([Packet({}, {"device": list(own)})])]
         if any(d.step <= 0 or d.rate <= 0 for d in devices):  # not all are measured yet
@@ -137,8 +140,9 @@ def hcef(
         assert len(taken) == link.size, "no worker is left out of a plan that waits for all"
         whole = sum(d.share for d in devices)
         mean_steps = sum(d.share * c.steps for d, c in zip(devices, taken, strict=True)) / whole
-        mine = taken[link.rank]
-        return state._replace(steps=mine.steps, density=mine.density, mean_steps=mean_steps, deadline=deadline)
+        mine, even = taken[link.rank], sum(c.steps for c in taken) / link.size
+        now = state._replace(steps=mine.steps, density=mine.density, mean_steps=mean_steps, deadline=deadline)
+        return now._replace(even=even)
 
     def model(params: Params, state: HcefState) -> list[Tensor]:
         return state.anchor
@@ -152,6 +156,7 @@ def hcef(
         name=name + f"densities={least_density:g} to {most_density:g})",
         exchange=talk(most_density),
         rounds=None if fixed else lambda state: state.round,
+        taken=None if fixed else lambda state: state.taken + state.even * state.step / state.steps,
     )
 
 
@@ -177,7 +182,7 @@ def check_settings(limits: Terms, joules: float, power: float, allowance: float 
         raise ConfigError(f"hcef: allowance and tradeoff must be positive, got {allowance} and {limits.tradeoff}")
 
 
-def measured(state: HcefState, took: float, link: Link, clock: Callable[[], float]) -> HcefState:
+def measured(state: HcefState, took: float, link: Link) -> HcefState:
     """The state with this round's measurements in it: of a step, and of the link if it is this worker's turn."""
     if took > 0:
         state = state._replace(seconds=took if not state.seconds else smooth(state.seconds, took))
@@ -185,7 +190,7 @@ def measured(state: HcefState, took: float, link: Link, clock: Callable[[], floa
         return state._replace(rate=ENDLESS)
     turn = state.round % link.size
     if turn == link.rank:
-        latency, rate = probe(link, clock)
+        latency, rate = probe(link)
         if state.rate:
             latency = smooth(state.latency, latency)
             rate = 1 / smooth(1 / state.rate, 1 / rate)  # of seconds a byte, which is what adds up
@@ -200,15 +205,15 @@ def smooth(old: float, new: float) -> float:
     return old + SMOOTHING * (new - old)
 
 
-def probe(link: Link, clock: Callable[[], float]) -> tuple[float, float]:
+def probe(link: Link) -> tuple[float, float]:
     """This worker's latency and rate, by the time until the next worker has answered a small and a large message."""
     to, found = (link.rank + 1) % link.size, []
     for count in (1, PROBE):
         message = [Packet({"x": torch.zeros(count, dtype=torch.uint8)})]
-        start, before = clock(), link.meter.bytes_out
+        start, before = link.now(), link.meter.bytes_out
         link.send(message, to)
         link.recv(to)
-        found.append((link.meter.bytes_out - before, clock() - start))
+        found.append((link.meter.bytes_out - before, link.now() - start))
     return affine(found[0], found[1])
 
 
