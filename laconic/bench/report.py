@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from laconic.bench import report_charts, report_page, table, units
+from laconic.bench.curves import thinned
 from laconic.bench.report_charts import Line
 from laconic.bench.runs import Comparison, Run, read
 from laconic.errors import ConfigError
@@ -136,12 +137,15 @@ def _sentence(run: Run) -> str:
 
 
 def _not_a_number(line: Line) -> str:
-    steps = line.run.steps.get(0, {})
-    bad = [i for i, loss in enumerate(steps.get("loss", [])) if not math.isfinite(loss)]
-    if not bad:
-        return ""
-    at = steps["step"][bad[0]] if "step" in steps else bad[0] + 1
-    return f"{line.label}: its loss is not a finite number in {units.count(len(bad))} steps, first in step {at:.0f}"
+    found = []
+    for seed, run in (line.run.seeds or {-1: line.run}).items():
+        steps = run.steps.get(0, {})
+        bad = [i for i, loss in enumerate(steps.get("loss", [])) if not math.isfinite(loss)]
+        if bad:
+            at = steps["step"][bad[0]] if "step" in steps else bad[0] + 1
+            of = f" of seed {seed}" if seed >= 0 else ""
+            found.append(f"not a finite number in {units.count(len(bad))} steps{of}, first in step {at:.0f}")
+    return f"{line.label}: its loss is {', and '.join(found)}" if found else ""
 
 
 def _stopped(run: Run) -> bool:
@@ -150,25 +154,34 @@ def _stopped(run: Run) -> bool:
 
 def _goal(comparisons: Sequence[Comparison]) -> tuple[str, float] | None:
     plain = table.plain_method(comparisons[0].summary) if len(comparisons) == 1 else None
-    return (str(plain["name"]), units.number(plain.get("eval_loss"))) if plain is not None else None
+    if plain is None:
+        return None
+    # Of the curves' own batches, which may be fewer than those of the table's loss.
+    goal = units.number(comparisons[0].summary.get("goal"))
+    return str(plain["name"]), units.number(plain.get("eval_loss")) if math.isnan(goal) else goal
 
 
 def _data(comparisons: Sequence[Comparison], drawn: Sequence[Line]) -> dict[str, Any]:
     runs = []
-    for line in drawn:
-        steps = line.run.steps.get(0, {})
+    for line, seed, run in [(one, seed, run) for one in drawn for seed, run in _seeds(one)]:
+        steps = run.steps.get(0, {})
         loss = steps.get("loss", [])
-        places = [int(i) for i in report_charts.thinned(range(len(loss)), loss)[0]]
+        places = [int(i) for i in thinned(range(len(loss)), loss)[0]]
         runs.append(
             {
                 "label": line.label,
-                "folder": line.run.folder.name,
-                "summary": line.run.summary,
-                "recipe": line.run.recipe,
+                **({"seed": seed} if seed is not None else {}),
+                "folder": run.folder.name if seed is None else f"{run.folder.parent.name}/{run.folder.name}",
+                "summary": run.summary,
+                "recipe": run.recipe,
                 "steps": {
                     key: [column[i] for i in places] for key, column in steps.items() if len(column) == len(loss)
                 },
-                "evals": line.run.evals,
+                "evals": run.evals,
             }
         )
     return {"laconic_report": FORMAT, "comparisons": [c.summary for c in comparisons], "runs": runs}
+
+
+def _seeds(line: Line) -> list[tuple[int | None, Run]]:
+    return list(line.run.seeds.items()) or [(None, line.run)]

@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from laconic.bench import units
-from laconic.bench.runs import Columns, Run
+from laconic.bench.curves import held_out, pair, thinned, training
+from laconic.bench.runs import Run
+from laconic.bench.spread import Band
 
-POINTS = 2000  # a curve: more than a screen has columns
 # Apart from each other for the colour-blind too, and readable on white and on near-black.
 COLOURS = ("#3d7fc9", "#e07b1a", "#2a9d73", "#c8498f", "#8266d4", "#a88a00", "#2aa3b8", "#b0553f")
 DASHES = ("solid", "dash", "dot", "dashdot")  # from the ninth method on, colours come again in the next dash
@@ -148,6 +147,12 @@ def seconds_split(summary: Mapping[str, Any]) -> dict[str, float]:
     return parts if sum(parts.values()) > 0 else {}
 
 
+def tint(colour: str) -> str:
+    """A line's colour as that of the band around it."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
+
+
 def time_unit(longest: float) -> tuple[float, str]:
     """The seconds in, and the name of, the unit in which a time axis this long has readable numbers."""
     return (1.0, "seconds") if longest < 600 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
@@ -158,44 +163,17 @@ def shortened(label: str, letters: int = 16) -> str:
     return label if len(label) <= letters else label[: letters - 1] + "…"
 
 
-def thinned(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> tuple[list[float], list[float]]:
-    """A curve in at most ``points`` points that keeps its ends and its extremes.
-
-    Law: the smallest and the largest finite ``y`` of each stretch stay, and so does a first value there that is not
-    finite: a spike, a dip or a NaN in 100,000 steps is still seen.
-    """
-    n = len(y)
-    if n <= points:
-        return list(x), list(y)
-    values = np.asarray(y, dtype=np.float64)
-    finite = np.isfinite(values)
-    kept = {0, n - 1}
-    for stretch in np.array_split(np.arange(n), max(1, (points - 2) // 3)):
-        good = stretch[finite[stretch]]
-        if good.size:
-            kept |= {int(good[values[good].argmin()]), int(good[values[good].argmax()])}
-        if good.size < stretch.size:
-            kept.add(int(stretch[~finite[stretch]][0]))
-    places = sorted(kept)
-    return [x[i] for i in places], [y[i] for i in places]
-
-
-def smoothed(y: Sequence[float]) -> list[float]:
-    """The running mean over about the last fiftieth of the curve, weighted towards the newest; NaN where ``y`` is."""
-    keep = 1 - 2 / (max(5.0, len(y) / 50) + 1)
-    total = weight = 0.0
-    means = []
-    for value in y:
-        if math.isfinite(value):
-            total, weight = keep * total + value, keep * weight + 1
-        means.append(total / weight if math.isfinite(value) else value)
-    return means
-
-
 def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axis) -> Chart:
     traces: list[dict[str, Any]] = []
     views: list[str] = []
     owners: list[int] = []
+
+    def draw(view: str, owner: int, curve: Band, what: str, **style: Any) -> None:
+        if curve.low != curve.high:
+            edge = [*curve.x, *reversed(curve.x)], [*curve.high, *reversed(curve.low)]
+            fill = {"fill": "toself", "fillcolor": tint(drawn[owner].colour), "line": {"width": 0}, "hoverinfo": "skip"}
+            add(view, owner, *edge, what="", mode="lines", **fill)
+        add(view, owner, curve.x, curve.mean, what, **style)
 
     def add(view: str, owner: int, x: Sequence[float], y: Sequence[float], what: str, **style: Any) -> None:
         few = len(y) <= 40
@@ -215,36 +193,32 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
         views.append(view)
         owners.append(owner)
 
-    longest = max((x for one in drawn for x in _pair(one.run.steps.get(0, {}), axis.column, "loss")[0]), default=0.0)
+    every = [one for line in drawn for one in line.run.every]
+    longest = max((x for one in every for x in pair(one.steps.get(0, {}), axis.column, "loss")[0]), default=0.0)
     scale, unit = time_unit(longest) if axis.key == "seconds" else (1.0, "")
     if unit:
         axis = axis._replace(label=f"{unit} since training began", hover=f"%{{x:,.4~g}} {unit}")
-    some_held_out = any(line.run.evals.get("eval_loss") for line in drawn)
+    some_held_out = any(one.evals.get("eval_loss") for one in every)
     ends = []
     for i, line in enumerate(drawn):
-        steps, evals = line.run.steps.get(0, {}), line.run.evals
         full = {"color": line.colour, "width": 2, "dash": line.dash}
-        train = _pair(steps, axis.column, "loss")
-        held = _pair(evals, axis.column, "eval_loss")
-        smooth = thinned(train[0], smoothed(train[1]))
-        raw = thinned(*train)
-        faint: dict[str, Any] = {"line": {**full, "width": 1, "dash": "solid"}, "opacity": 0.28, "hoverinfo": "skip"}
-        if held[1]:
-            add("held-out", i, *thinned(*held), what="held-out loss", line=full)
+        held, smooth = held_out(line.run, axis.column), training(line.run, axis.column)
+        raw = [thinned(*pair(one.steps.get(0, {}), axis.column, "loss")) for one in line.run.every]
+        faint: dict[str, Any] = {"line": {**full, "width": 1, "dash": "solid"}, "hoverinfo": "skip"}
+        faint["opacity"] = 0.28 / math.sqrt(len(raw))
+        if held.mean:
+            draw("held-out", i, held, what="held-out loss", line=full)
         else:
-            add("held-out", i, *raw, what="", **faint)
-            add(
-                "held-out",
-                i,
-                *smooth,
-                what="training loss, smoothed",
-                line={**full, "dash": "dot" if some_held_out else line.dash},
-            )
-        add("training", i, *raw, what="", **faint)
-        add("training", i, *smooth, what="training loss, smoothed", line=full)
-        shown = held if held[1] else smooth
-        if shown[1]:
-            ends.append((i, line.label, shown[0][-1], shown[1][-1]))
+            for curve in raw:
+                add("held-out", i, *curve, what="", **faint)
+            dotted = {**full, "dash": "dot" if some_held_out else line.dash}
+            draw("held-out", i, smooth, what="training loss, smoothed", line=dotted)
+        for curve in raw:
+            add("training", i, *curve, what="", **faint)
+        draw("training", i, smooth, what="training loss, smoothed", line=full)
+        shown = held if held.mean else smooth
+        if shown.mean:
+            ends.append((i, line.label, shown.x[-1], shown.mean[-1]))
     for trace in traces:
         if trace.get("hoverinfo") == "skip":
             del trace["hovertemplate"]
@@ -289,12 +263,6 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
             }
         ]
     return Chart(axis.key, axis.title, {"data": traces, "layout": layout}, views, owners, summary)
-
-
-def _pair(columns: Columns, x: str, y: str) -> tuple[list[float], list[float]]:
-    xs, ys = columns.get(x, []), columns.get(y, [])
-    at = [i for i in range(min(len(xs), len(ys))) if math.isfinite(xs[i])]
-    return [xs[i] for i in at], [ys[i] for i in at]
 
 
 def _drawable(values: Sequence[float]) -> list[float | None]:

@@ -21,7 +21,7 @@ from laconic.bench.report_charts import SECONDS, Chart, Line, seconds_split
 from laconic.bench.runs import last
 
 HOW_TO_READ = (
-    "Each line is one run; the methods of one comparison start from the same model "
+    "Each line is one way to train; those of one comparison start from the same model "
     "and see the same data. <b>Over time</b> is what you wait for: the lowest "
     "curve at a given second is the best use of this network. <b>Over tokens</b> takes the network away: it shows "
     "what a method’s shortcuts cost in learning. <b>Over bytes sent</b> is what a metered or shared link pays. "
@@ -138,10 +138,7 @@ def _results(summary: Mapping[str, Any], owners: Sequence[Line | None]) -> str:
     rows = []
     for i, (method, line) in enumerate(zip(methods, owners, strict=True)):
         name = escaped(line.label if line else method.get("name", units.NOTHING))
-        cells = "".join(
-            f'<td class="best">{escaped(c.cell(method))}</td>' if w == i else f"<td>{escaped(c.cell(method))}</td>"
-            for c, w in zip(columns, winners, strict=True)
-        )
+        cells = "".join(_cell(c, method, w == i) for c, w in zip(columns, winners, strict=True))
         rows.append(f'<tr><th scope="row">{_swatch(line) if line else ""}{name}</th>{cells}</tr>')
     about = table.note(summary)
     heading = summary.get("heading")
@@ -150,6 +147,13 @@ def _results(summary: Mapping[str, Any], owners: Sequence[Line | None]) -> str:
         + _table(head, rows, "numbers", "Results of each method")
         + (f'<p class="note">{escaped(about[0].upper() + about[1:])}. </p>' if about else "")
     )
+
+
+def _cell(column: table.Column, method: table.Method, best: bool) -> str:
+    spread = column.spread(method)
+    below = f'<span class="spread">{escaped(spread)}</span>' if spread else ""
+    opening = '<td class="best">' if best else "<td>"
+    return f"{opening}{escaped(column.cell(method))}{below}</td>"
 
 
 def _loss_section(drawn: Sequence[Line], charts: Sequence[Chart]) -> str:
@@ -179,6 +183,10 @@ def _loss_section(drawn: Sequence[Line], charts: Sequence[Chart]) -> str:
         notes.append(f"No held-out loss for {', '.join(without)}: dotted is the training loss, smoothed.")
     if not with_evals:
         notes.append("Smoothed; the loss of each step is faint behind it.")
+    if several := sorted({len(line.run.seeds) for line in drawn if len(line.run.seeds) > 1}):
+        notes.append(
+            f"A line is the mean of {several[-1]} seeds; the band around it goes from the lowest to the highest."
+        )
     hint = '<span class="note hint">Press a method to hide it; drag in a chart to zoom, double-click to return.</span>'
     return (
         f'<section><h2 id="loss">{kind}</h2><div class="controls">{views if with_evals else ""}'
@@ -313,7 +321,7 @@ def _makings(drawn: Sequence[Line]) -> str:
 def _facts(line: Line) -> dict[str, str]:
     summary = line.run.summary
     facts = {"command": table.text(summary.get("command")), "folder": line.run.folder.name}
-    for key in ("workload", "workers", "link", "measured_on", "versions", "machine"):
+    for key in ("workload", "workers", "link", "measured_on", "seeds", "versions", "machine"):
         facts[key.replace("_", " ")] = table.text(summary.get(key))
     facts["stopped"] = table.text(summary.get("stopped"))
     return {key: value for key, value in facts.items() if value}

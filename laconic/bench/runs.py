@@ -27,7 +27,8 @@ RUN_FILES = "metrics.jsonl, summary.json, recipe.toml"
 class Run:
     """One training run: ``steps`` holds each worker's columns by its rank, ``evals`` the held-out losses.
 
-    All columns of one table are equally long; a value that a line lacks, or gives as ``null``, is NaN.
+    All columns of one table are equally long; a value that a line lacks, or gives as ``null``, is NaN. A way that was
+    trained with several seeds is one run too: ``seeds`` has theirs, ``summary`` their means, the rest is the first's.
     """
 
     folder: Path
@@ -35,6 +36,12 @@ class Run:
     recipe: str = ""
     steps: dict[int, Columns] = field(default_factory=dict)
     evals: Columns = field(default_factory=dict)
+    seeds: dict[int, Run] = field(default_factory=dict)
+
+    @property
+    def every(self) -> list[Run]:
+        """The runs of all seeds, or this one."""
+        return list(self.seeds.values()) or [self]
 
     @property
     def name(self) -> str:
@@ -111,11 +118,30 @@ def read_comparison(folder: Path | str) -> Comparison:
     missing: list[str] = []
     for method in methods:
         name = str(method["name"])
-        where = _run_folder(folder, str(method.get("folder") or name))
-        runs.append(None if where is None else read_run(where))
-        if where is None:
-            missing.append(f"{name}: its run's folder {str(method.get('folder') or name)!r} is not there")
+        seeds = method.get("runs")
+        listed = seeds if isinstance(seeds, list) and all(isinstance(one, dict) for one in seeds) else []
+        several = [one for one in listed if "/" in str(one.get("folder"))]
+        found: dict[int, Run] = {}
+        for one in several or [method]:
+            named = str(one.get("folder") or name)
+            where = _run_folder(folder, named)
+            if where is None:
+                missing.append(f"{name}: its run's folder {named!r} is not there")
+            else:
+                found[int(units.number(one.get("seed", 0)))] = read_run(where)
+        runs.append(_together(found, method) if several else next(iter(found.values()), None))
     return Comparison(folder, summary, runs, missing)
+
+
+def _together(seeds: dict[int, Run], method: dict[str, Any]) -> Run | None:
+    """The runs of one way with several seeds, as one; None if there is none."""
+    if not seeds:
+        return None
+    first = next(iter(seeds.values()))
+    stopped = [f"seed {seed}: {run.summary['stopped']}" for seed, run in seeds.items() if run.summary.get("stopped")]
+    summary = {**first.summary, **{key: method[key] for key in first.summary if key in method}, "seeds": list(seeds)}
+    summary["stopped"] = "; ".join(stopped) or None
+    return Run(first.folder.parent, summary, first.recipe, first.steps, first.evals, seeds)
 
 
 def read_lines(path: Path) -> Columns:
@@ -197,4 +223,6 @@ def _folder(folder: Path | str) -> Path:
 
 def _run_folder(comparison: Path, named: str) -> Path | None:
     # By its last part too: a comparison that was moved or copied may name where its runs used to be.
-    return next((p for p in (comparison / named, comparison / Path(named).name) if p.is_dir()), None)
+    parts = Path(named).parts
+    last = [comparison.joinpath(*parts[-depth:]) for depth in (2, 1)]
+    return next((path for path in (comparison / named, *last) if path.is_dir()), None)

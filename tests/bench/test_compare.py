@@ -149,10 +149,10 @@ def test_of_several_seeds_a_way_has_means_and_ranges_and_each_seeds_run(tmp_path
 def test_the_verdict_names_the_best_value_and_what_the_seeds_cannot_tell_from_it(tmp_path):
     assert several(tmp_path)["verdict"] == (
         "diloco every=10 pays: it reaches ddp's final held-out loss after 6.00 s in the mean of 3 seeds (5.00 s to "
-        "7.00 s), 5.2× sooner than ddp (31.0 s); ddp without a network would take 10.0 s. Within the spread of 3 seeds, "
-        "so not told apart from it: diloco every=50 (7.50 s). It trains at 33% of the no-network ideal's steps a second "
-        "and waits 10% of its time. Of diloco's 4 values every=10 reaches it first: 6.00 s (every=50 7.50 s (within "
-        "the spread), every=90 17.0 s); not reached with every=250."
+        "7.00 s), 5.2× sooner than ddp (31.0 s); ddp without a network would take 10.0 s. Within the spread of 3 "
+        "seeds, so not told apart from it: diloco every=50 (7.50 s). It trains at 33% of the no-network ideal's steps "
+        "a second and waits 10% of its time. Of diloco's 4 values every=10 reaches it first: 6.00 s (every=50 7.50 s "
+        "(within the spread), every=90 17.0 s); not reached with every=250."
     )
 
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.bench import report_charts, report_page
+from laconic.bench.curves import POINTS, smoothed, thinned
 from laconic.bench.report import write_report
-from laconic.bench.report_charts import POINTS, seconds_split, smoothed, thinned
+from laconic.bench.report_charts import seconds_split
 from laconic.bench.runs import read
 from laconic.errors import ConfigError
 
