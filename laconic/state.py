@@ -16,8 +16,8 @@ from laconic.errors import ConfigError, PacketError
 Kind = TypeVar("Kind", bound=type)
 _KINDS: dict[str, type] = {}
 _VARYING: dict[str, tuple[str, ...]] = {}  # fields whose tensors may come, go and change shape while training
-# Kinds that state may have or not have, from step to step: an exchange under way, a tensor cut in parts, and the half of
-# a method that trains now.
+# Kinds that state may have or not have, from step to step: an exchange under way, a tensor cut in parts, and the half
+# of a method that trains now.
 LATER = ("Flight", "Cut", "Phase")
 KEYS = (str, int, float, bool, type(None))  # what JSON gives back as it was, and a dictionary takes as a key
 

@@ -9,7 +9,7 @@ import torch
 from laconic.compress.error_feedback import ErrorFeedbackState
 from laconic.errors import ConfigError, PacketError
 from laconic.state import checkpointed, freeze, like, thaw
-from laconic.sync.streaming import Flight
+from laconic.sync.rounds import Flight
 
 
 class Unregistered(NamedTuple):

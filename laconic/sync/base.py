@@ -51,6 +51,12 @@ class Sync(NamedTuple):
     ``record(state)`` is what a worker that was away needs to take the last steps by itself, and ``replay(params, state,
     record)`` takes them, and returns as ``after_step`` does.
 
+    ``forget(state)`` is asked after every step whether the optimizer is to start anew, without momentum.
+
+    ``ended(params, state, link)`` is run by every worker as soon as its loop has ended, or pauses, and before it waits
+    for the others, who may still be inside a step; it returns as ``after_step`` does. What comes after the last step of
+    all is ``finish``.
+
     ``among(size)`` says in a sentence who talks to whom among so many workers, or refuses that many (ConfigError);
     where there is none, the exchange's is asked. ``recalibrates``: after ``finish`` the statistics of normalisation
     layers belong to weights that are gone, and are to be estimated again (:mod:`laconic.merging`).
@@ -79,6 +85,8 @@ class Sync(NamedTuple):
     replay: Callable[[Params, Any, Packet], tuple[Updates, Any]] | None = None
     among: Callable[[int], str] | None = None
     recalibrates: bool = False
+    ended: Callable[[Params, Any, Link], tuple[Updates, Any]] | None = None
+    forget: Callable[[Any], bool] | None = None
 
 
 def among(sync: Sync, size: int) -> str:

@@ -98,8 +98,8 @@ def test_a_round_of_a_large_tensor_costs_a_rings_bytes():
 
 def test_half_precision_weights_have_a_float32_anchor_so_that_small_steps_add_up():
     x = torch.ones(4, dtype=torch.bfloat16)
-    state = diloco().init([x])
-    assert state.anchor[0].dtype == torch.float32
-    assert state.anchor[0].data_ptr() != x.data_ptr()
+    (anchor,) = diloco().init([x]).fragments[0].anchor
+    assert anchor.dtype == torch.float32
+    assert anchor.data_ptr() != x.data_ptr()
     weights = together(2, diloco(every=2), steps=4, make=lambda: model(torch.bfloat16))
     assert all(w.dtype == torch.bfloat16 for w in weights[0])

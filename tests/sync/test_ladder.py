@@ -185,7 +185,7 @@ def test_parts_that_clash_are_refused_with_what_would_work(build, says):
         (lambda: diloco(momentum=1.0), "momentum must be in"),
         (lambda: diloco(form="nesterof"), "did you mean 'nesterov'"),
         (lambda: streaming(every=2, fragments=3), "3 fragments cannot each be sent once in every=2"),
-        (lambda: streaming(every=100, fragments=4, overlap=25), "overlap must be under every/fragments = 25"),
+        (lambda: streaming(every=100, fragments=4, overlap=101), "overlap must be at most every = 100 steps"),
         (lambda: streaming(overlap=-1), "overlap"),
         (lambda: streaming(mixing=1.5), "mixing must be in"),
         (lambda: streaming(pattern="stride"), "did you mean 'strided'"),

@@ -17,11 +17,15 @@ class Alone:
     """A stand-in for a link: the exchange below reads a table, so everything may run at once."""
 
     def __init__(self, rank):
-        self.rank = rank
+        self.rank, self.size = rank, 1
 
     def start(self, run, *args):
         answer = run(*args)
         return type("Done", (), {"result": staticmethod(lambda: answer)})
+
+
+def slow(state):
+    return state.fragments[0].anchor[0]
 
 
 def population(workers, lr, momentum, mixing, seed, rounds, move, dims=32):
@@ -39,12 +43,12 @@ def population(workers, lr, momentum, mixing, seed, rounds, move, dims=32):
     start = torch.randn(workers, dims, generator=generator, dtype=torch.float64)
     states = [sync.init([start[r]]) for r in range(workers)]
     for number in range(rounds):
-        thetas = [states[r].slow[0] + move(number, r, states[r].slow[0]) for r in range(workers)]
+        thetas = [slow(states[r]) + move(number, r, slow(states[r])) for r in range(workers)]
         for r in range(workers):
-            moved = [thetas[r] - states[r].slow[0], states[r].slow[0]]
+            moved = [thetas[r] - slow(states[r]), slow(states[r])]
             table[r] = [thetas[r]] if mixing in (None, lr) else moved
         states = [sync.after_step([thetas[r]], states[r], Alone(r))[1] for r in range(workers)]
-        yield torch.stack([s.slow[0] for s in states]), torch.stack([s.velocity[0] for s in states])
+        yield torch.stack([slow(s) for s in states]), torch.stack([s.fragments[0].velocity[0] for s in states])
 
 
 @pytest.mark.parametrize("mixing", [None, 0.3])

@@ -13,7 +13,7 @@ from laconic.errors import ConfigError
 from laconic.exchange import Exchange, everyone
 from laconic.links import memory
 from laconic.sync import streaming
-from laconic.sync.streaming import deal
+from laconic.sync.timetable import deal
 from tests.tiny import equal, model, sgd, step, weights
 
 
