@@ -45,7 +45,11 @@ def sgd(net, lr=0.1, **settings):
 
 
 def step(net, sync, worker, number):
-    """One step of an ordinary loop."""
+    """One step of an ordinary loop; of a method without backward, by the loss alone."""
+    if sync.sync.explore is not None:
+        data = batch(worker, number, next(net.parameters()).dtype)
+        sync.step(lambda: loss(net, data))
+        return
     loss(net, batch(worker, number, next(net.parameters()).dtype)).backward()
     sync.step()
     sync.zero_grad()
