@@ -120,6 +120,11 @@ class Attached:
                 f"attach: {sync.name} decides by the norm of the whole gradient, of which each process has a part, so "
                 "that the parts would decide differently; use a method that decides for each tensor, or not at all"
             )
+        if self.shard is not None and (sync.rounds is not None or sync.share is not None):
+            raise ClashError(
+                f"attach: {sync.name} deals work by measured speed, and the processes that share a model would each "
+                "measure another; use a method whose workers all do the same"
+            )
         _same_start(named, sync, link, self.shard)
         with torch.no_grad():
             link.broadcast([local(p).detach() for p in (*model.parameters(), *model.buffers())])
@@ -173,6 +178,8 @@ class Attached:
         with self._naming(self.names, self.params, "parameter"):
             updates, state = self.sync.after_step(self._here(), told, self.link)
         self._take(updates, state)
+        if self.sync.forget is not None and self.sync.forget(self._state):
+            self.optimizer.state.clear()
         return None
 
     def _explore(self, closure: Callable[[], Any] | None) -> float:
@@ -289,6 +296,21 @@ class Attached:
             raise ConfigError(f"rounds: by {self.sync.name} all workers take the same steps; count those")
         return self.sync.rounds(self._state)
 
+    @property
+    def taken(self) -> float:
+        """How many steps workers have taken on average, where they take unequal numbers.
+
+        At the end of a round it is the same on all. Raises: ConfigError for a method whose workers all take the same.
+        """
+        if self.sync.taken is None:
+            raise ConfigError(f"taken: by {self.sync.name} all workers take the same steps; count those")
+        return self.sync.taken(self._state)
+
+    @property
+    def share(self) -> float:
+        """How much of an ordinary batch the next one is to be: 1, but where a method deals batches by speed."""
+        return 1.0 if self.sync.share is None else self.sync.share(self._state)
+
     def weights(self) -> dict[str, Tensor]:
         """The weights to evaluate and to ship, by name: the shared ones where the method has them, else the model's."""
         values = self._here() if self.sync.model is None else self.sync.model(self._here(), self._state)
@@ -296,7 +318,9 @@ class Attached:
         return {name: whole(value.detach().to(p.dtype), p) for name, p, value in both}
 
     def drain(self) -> None:
-        """Wait for everything under way, so that the link may be closed."""
+        """Wait for everything under way, so that the link may be closed. All workers call it."""
+        if self.sync.ended is not None:
+            self._take(*self.sync.ended(self._here(), self._state, self.link))
         self.link.start(lambda: None).result()
 
     def detach(self) -> None:
