@@ -31,11 +31,13 @@ from laconic.exchange import adaptive as adaptive_exchange
 from laconic.exchange import powersgd as powersgd_exchange
 from laconic.exchange.adaptive import GRID
 from laconic.nesting import bind, chain_of, read
-from laconic.sync import Sync, accordion_batch, every_step, local_steps
+from laconic.sync import Sync, accordion_batch, every_step, local_steps, switch, uneven_batches, uneven_steps
+from laconic.sync import co2 as co2_sync
 from laconic.sync import diloco as diloco_sync
 from laconic.sync import hcef as hcef_sync
 from laconic.sync import noloco as noloco_sync
 from laconic.sync import one_byte as one_byte_sync
+from laconic.sync import slowmo as slowmo_sync
 from laconic.sync import streaming as streaming_sync
 
 Compress = Compressor | str | Sequence[str] | None
@@ -429,12 +431,126 @@ def signsgd(feedback: bool = False) -> Sync:
     wire="2 (n-1)/n x 4 bytes a parameter, once every H steps",
     source="Stich 2018, arXiv:1805.09767",
 )
-def local_sgd(every: int = 16, compress: Compress = None, feedback: bool = True, combine: Combine = None) -> Sync:
+def local_sgd(
+    every: int = 16,
+    fragments: int = 1,
+    overlap: int = 0,
+    mixing: float | None = None,
+    pattern: str = "strided",
+    compress: Compress = None,
+    feedback: bool = True,
+    combine: Combine = None,
+) -> Sync:
     """Local SGD: several steps alone, then the mean of the weights.
 
-    every: H; compress, feedback, combine: as ddp's.
+    every: H; fragments, overlap, mixing, pattern: as diloco's; compress, feedback, combine: as ddp's.
     """
-    return local_steps(_everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback), every)
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    return local_steps(talk, every, fragments, overlap, mixing, pattern)
+
+
+@method(
+    "post-local-sgd",
+    send="gradients at first, then the change of the weights",
+    every="each step at first, then each H steps",
+    apply="the inner optimizer's step; the mean becomes the weights",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, each step, and after start once every H steps",
+    source="Lin et al. 2018, arXiv:1808.07217",
+)
+def post_local_sgd(
+    start: int | None = 1000,
+    every: int = 16,
+    fragments: int = 1,
+    overlap: int = 0,
+    mixing: float | None = None,
+    pattern: str = "strided",
+    compress: Compress = None,
+    feedback: bool = True,
+    combine: Combine = None,
+) -> Sync:
+    """Post-local SGD: gradients each step at first, and local SGD for the rest of the run.
+
+    start: the steps before local SGD, none for until the learning rate has halved; every: H from then on; fragments,
+    overlap, mixing, pattern: as diloco's; compress, feedback, combine: as ddp's, in both parts.
+    """
+    first, then = (_everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback) for _ in range(2))
+    return switch(every_step(first), local_steps(then, every, fragments, overlap, mixing, pattern), start)
+
+
+@method(
+    "slowmo",
+    send="the change of the weights",
+    every="each H steps",
+    apply="the mean, with a slow momentum in units of the gradient",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, once every H steps",
+    source="Wang et al. 2019, arXiv:1910.00643",
+)
+def slowmo(
+    every: int = 48,
+    lr: float = 1.0,
+    momentum: float = 0.5,
+    floor: float = 0.01,
+    inner: str = "keep",
+    fragments: int = 1,
+    overlap: int = 0,
+    mixing: float | None = None,
+    pattern: str = "strided",
+    compress: Compress = None,
+    feedback: bool = False,
+    combine: Combine = None,
+) -> Sync:
+    """SlowMo: several steps alone, then a step with a slow momentum that follows the learning rate.
+
+    every: H; lr, momentum: the slow step's; floor: the least learning rate that the momentum is divided by, as a share
+    of the highest so far; inner: keep, or reset for an inner optimizer that starts anew each round; fragments, overlap,
+    mixing, pattern: as diloco's; compress, feedback, combine: as ddp's.
+    """
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    return slowmo_sync(talk, every, lr, momentum, floor, inner, fragments, overlap, mixing, pattern)
+
+
+@method(
+    "co2",
+    send="the change of the weights",
+    every="each H steps, overlapped by the next H",
+    apply="the mean of the round before, divided by its staleness, with a slow momentum",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, once every H steps, behind H steps",
+    source="Sun et al. 2024, arXiv:2401.16265",
+)
+def co2(
+    every: int = 48,
+    lr: float = 1.0,
+    momentum: float = 0.2,
+    gap: str | float = "aware",
+    clip: float | None = None,
+    contraction: float = 1.0,
+    floor: float = 0.01,
+    overlap: int | None = None,
+    mixing: float | None = None,
+    fragments: int = 1,
+    pattern: str = "strided",
+    compress: Compress = None,
+    feedback: bool = False,
+    combine: Combine = None,
+) -> Sync:
+    """CO2: the mean of a round travels while the next one is computed; nobody waits if it takes no longer.
+
+    every: H; lr, momentum: the slow step's; gap: by what a stale change is divided, aware or a number; clip: bound on
+    the norm of the slow momentum, none for no bound; contraction: the share of the error that a round removes at most,
+    by which lr and momentum are checked; floor: as slowmo's; overlap: tau, none for H; mixing, fragments, pattern: as
+    diloco's; compress, feedback, combine: as ddp's.
+    """
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    return co2_sync(talk, every, lr, momentum, gap, clip, contraction, floor, overlap, mixing, fragments, pattern)
 
 
 @method(
@@ -453,16 +569,25 @@ def diloco(
     lr: float = 0.7,
     momentum: float = 0.9,
     form: str = "nesterov",
+    warmup_rounds: int = 0,
+    fragments: int = 1,
+    overlap: int = 0,
+    mixing: float | None = None,
+    pattern: str = "strided",
+    eager: bool = False,
     compress: Compress = None,
     feedback: bool = False,
     combine: Combine = None,
 ) -> Sync:
     """DiLoCo: hundreds of steps alone, then an outer step with momentum.
 
-    every: H; lr, momentum, form: the outer step's; compress, feedback, combine: as ddp's.
+    every: H; lr, momentum, form: the outer step's; warmup_rounds: outer steps over which lr rises; fragments: parts of
+    the model that leave in turn; overlap: tau, steps to hide each behind; mixing: the worker's own share when a part
+    comes back, none for half where some steps overlap; pattern: strided or sequential; eager: with overlap=every, apply
+    a worker's own part of a change at once; compress, feedback, combine: as ddp's.
     """
     talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
-    return diloco_sync(talk, every, lr, momentum, form)
+    return diloco_sync(talk, every, lr, momentum, form, warmup_rounds, fragments, overlap, mixing, pattern, eager)
 
 
 @method(
@@ -480,10 +605,13 @@ def streaming_diloco(
     every: int = 100,
     fragments: int = 3,
     overlap: int = 1,
-    mixing: float = 0.5,
+    mixing: float | None = None,
     lr: float = 0.4,
     momentum: float = 0.9,
     pattern: str = "strided",
+    form: str = "nesterov",
+    warmup_rounds: int = 0,
+    eager: bool = False,
     compress: Compress = None,
     feedback: bool = False,
     combine: Combine = None,
@@ -491,11 +619,69 @@ def streaming_diloco(
     """Streaming DiLoCo: a fragment of the model at a time, in 4 bits, hidden behind the steps that follow.
 
     every: H; fragments: how many; overlap: tau, steps to hide each behind; mixing: the worker's own share when a
-    fragment comes back; lr, momentum: the outer step's; pattern: strided or sequential; compress, feedback, combine:
-    as ddp's.
+    fragment comes back, none for half; lr, momentum, form: the outer step's; pattern: strided or sequential;
+    warmup_rounds, eager: as diloco's; compress, feedback, combine: as ddp's.
     """
     talk = everyone(_compressor(compress, e3m0_compressor(), feedback), _rule(combine))
-    return streaming_sync(talk, every, fragments, overlap, mixing, lr, momentum, pattern)
+    return streaming_sync(talk, every, fragments, overlap, mixing, lr, momentum, pattern, form, warmup_rounds, eager)
+
+
+@method(
+    "uneven-diloco",
+    send="the change of the weights, scaled to the mean number of steps",
+    every="each round, of as many steps as a worker's speed allows, H on average",
+    apply="Nesterov outer step on the shared weights",
+    to="everyone (all-reduce)",
+    combine="mean",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, once a round; a few bytes to each peer",
+    source="Douillard et al. 2023, arXiv:2311.08105; the scaling: Wang et al. 2020, arXiv:2007.07481 (FedNova)",
+)
+def uneven_diloco(
+    every: int = 500,
+    least: int = 1,
+    most: int | None = None,
+    lr: float = 0.7,
+    momentum: float = 0.9,
+    form: str = "nesterov",
+    compress: Compress = None,
+    feedback: bool = False,
+    combine: Combine = None,
+) -> Sync:
+    """DiLoCo of uneven workers: each takes as many steps as its speed allows, and none waits for the slowest.
+
+    every: H, the mean number of steps in a round; least, most: bounds of a worker's steps in a round; lr, momentum,
+    form: the outer step's; compress, feedback, combine: as ddp's.
+    """
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    return uneven_steps(diloco_sync(talk, 1, lr, momentum, form), every, least, most)
+
+
+@method(
+    "uneven-ddp",
+    send="gradients, each weighed by its share of the batch",
+    every="each step, after backward",
+    apply="the inner optimizer's step",
+    to="everyone (all-reduce)",
+    combine="mean over samples",
+    compress="nothing",
+    wire="2 (n-1)/n x 4 bytes a parameter, each step; a few bytes to each peer in some steps",
+    source="Li et al. 2020, arXiv:2006.15704 (PyTorch DistributedDataParallel); the shares are laconic's own",
+)
+def uneven_ddp(
+    parts: int = 16,
+    every: int = 16,
+    compress: Compress = None,
+    feedback: bool = True,
+    combine: Combine = None,
+) -> Sync:
+    """Data-parallel training of uneven workers: each has a share of the batch in proportion to its speed.
+
+    parts: into which an ordinary batch is dealt, a divisor of its rows, 1 for equal batches; every: steps between
+    measurements; compress, feedback, combine: as ddp's.
+    """
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    return uneven_batches(talk, parts, every)
 
 
 @method(
@@ -561,18 +747,30 @@ def noloco(
     lr: float = 0.7,
     momentum: float = 0.5,
     mixing: float | None = None,
+    group: int = 2,
+    fragments: int = 1,
+    overlap: int = 0,
+    own: float | None = None,
+    pattern: str = "strided",
+    seed: int = 0,
+    missing: str = "alone",
+    patience: float | None = None,
     compress: Compress = None,
     combine: Combine = None,
 ) -> Sync:
     """NoLoCo: an outer step with one random partner; no collective, nobody waits for everyone.
 
-    every: H; lr, momentum: the outer step's; mixing: the pull towards the pair's mean, lr if not given; compress: int8
-    or half, say; combine: only mean.
+    every: H; lr, momentum: the outer step's; mixing: the pull towards the group's mean, lr if not given; group: how
+    many meet, 2 for pairs; fragments, overlap, pattern: as diloco's; own: the worker's own share when an answer comes,
+    none for half where some steps overlap; seed: of the groups, in a run the run's own; missing: alone to go on without
+    a partner that is gone, or raise; patience: seconds of silence after which it is, none for the link's timeout;
+    compress: int8 or half, say; combine: only mean.
     """
     rule = _rule(combine)
     if rule is not None and rule.weight != 1.0:
         raise ClashError("noloco: a pair's mean is not weighted; leave combine out")
-    return noloco_sync(pairs(_compressor(compress, identity(), False), rule), every, lr, momentum, mixing)
+    talk = pairs(_compressor(compress, identity(), False), rule, seed, group, missing, patience)
+    return noloco_sync(talk, every, lr, momentum, mixing, fragments, overlap, own, pattern)
 
 
 @method(

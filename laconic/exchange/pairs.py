@@ -97,7 +97,7 @@ def pairs(
                 combined.append(rule.combine(parts, [1.0] * len(parts)))
         return combined, PairsState(state.round + 1, state.alone + bool(gone), [after for _, after in sent])
 
-    words = [f", group={group}"] if group > 2 else []
+    words = [f", seed={seed}"] * (seed != 0) + [f", group={group}"] * (group > 2)
     name = f"pairs({inner.name}{''.join(words)})"
     return Exchange(
         init,
