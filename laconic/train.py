@@ -22,7 +22,7 @@ from torch import Tensor
 from laconic import __version__
 from laconic.attached import Attached, nan_check
 from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
-from laconic.fault import checkpoint
+from laconic.fault import checkpoint, randomness
 from laconic.fault.ending import Ending
 from laconic.launch import die_with_parent
 from laconic.links.base import Link
@@ -33,6 +33,7 @@ from laconic.methods import build
 from laconic.recipe import Recipe, read_recipe
 from laconic.sync.base import Sync
 from laconic.workloads import Workload, load
+from laconic.workloads.recut import Recut
 
 POINTS = 28  # held-out losses along a run
 CURVE_SHARE = 4  # the curve is measured on one batch in so many; the final loss on all
@@ -81,9 +82,12 @@ class Worker:
         self.workload = load(recipe.workload, recipe.options)
         torch.manual_seed(recipe.seed)  # the same on all workers: attach broadcasts, but initial losses agree too
         self.attached = assemble(recipe, self.workload, self.link)
-        torch.manual_seed(own_seed(recipe.seed, self.rank))
+        randomness.seed(own_seed(recipe.seed, self.rank))
         self.model, self.optimizer = self.attached.model, self.attached.optimizer
-        self.step = self.tokens = 0
+        self.step = self.own = self.tokens = 0  # tokens of this worker, and of all
+        self.uneven = self.attached.sync.rounds is not None  # workers take unequal steps: a run ends after a round
+        self.rounds = self.saved = 0  # rounds that have ended, where steps are unequal; the last checkpoint's mark
+        self.drawn = 0.0  # batches that earlier parts of this run have drawn
         self.seconds = self.spent = 0.0  # of this run in all its parts; of the parts before this one
         self.before: dict[str, float] = {}  # what the meter showed when earlier parts of this run ended
         self.idle: dict[str, float] = {}  # what it shows when training begins: the first weights are not the method's
@@ -120,7 +124,7 @@ class Worker:
     # -- training --------------------------------------------------------------------------------------------
 
     def _train(self) -> list[float]:
-        recipe, sync, mine = self.recipe, self.attached, self.rank
+        sync, mine = self.attached, self.rank
         batches = self._batches()
         snapshots = self._schedule()
         losses: list[float] = []
@@ -131,12 +135,13 @@ class Worker:
             self.idle = self.link.meter.reading()
             if self.step and self._done():
                 self.ending.ask("done")  # a finished run that is resumed takes no step more
-            while self.ending.may_begin(self.step + 1):
-                batch = self._next(batches)
+            while self.ending.may_begin(1 + (sync.rounds if self.uneven else self.step)):
+                share = sync.share
+                batch = batches.take(share)
                 sync.zero_grad()
                 value = self._learn(batch)
                 self.step += 1
-                self.tokens += self.workload.tokens(batch) * self.size
+                self._count(self.workload.tokens(batch), share)
                 self.seconds = self.spent + time.perf_counter() - start
                 losses.append(value)
                 self._record(metrics, value)
@@ -149,7 +154,7 @@ class Worker:
                 if self.seconds - flushed > FLUSH_SECONDS:
                     metrics.flush()
                     flushed = self.seconds
-                if self.step % recipe.save_every == 0:
+                if self._due():
                     self._save()
         if not self.points or self.points[-1]["step"] != self.step:
             self._snapshot()
@@ -166,10 +171,31 @@ class Worker:
         self.trained = {name: value + after[name] - before[name] for name, value in self.trained.items()}
         self._snapshot()
 
+    @property
+    def steps(self) -> float:
+        """Steps of each worker; where they take unequal numbers, the mean: at a round's end the same on all."""
+        return self.attached.taken if self.uneven else self.step
+
+    def _count(self, tokens: int, share: float) -> None:
+        """Count a batch: what others see in a step, or a share, is taken to be as much as here."""
+        self.own += tokens
+        if self.uneven:
+            self.tokens = round(self.own / self.step * self.steps * self.size)
+        else:
+            self.tokens += round(tokens / share) * self.size
+
+    def _due(self) -> bool:
+        """Whether a checkpoint is due: once in so many steps, and where they are unequal at the end of a round."""
+        if not self.uneven:
+            return self.step % self.recipe.save_every == 0
+        ended = self.attached.rounds > self.rounds
+        self.rounds = self.attached.rounds
+        return ended and int(self.steps) // self.recipe.save_every > self.saved // self.recipe.save_every
+
     def _done(self) -> bool:
         recipe = self.recipe
         if recipe.steps is not None:
-            return self.step >= recipe.steps
+            return self.steps >= recipe.steps
         if recipe.tokens is not None:
             return self.tokens >= recipe.tokens
         return self.rank == 0 and self.seconds >= (recipe.seconds or 0)
@@ -179,7 +205,7 @@ class Worker:
         if recipe.seconds is not None:
             return self.seconds >= share * recipe.seconds
         whole = recipe.steps if recipe.steps is not None else (recipe.tokens or 0)
-        return (self.step if recipe.steps is not None else self.tokens) >= share * whole
+        return (self.steps if recipe.steps is not None else self.tokens) >= share * whole
 
     def _schedule(self) -> list[float]:
         """Shares of the run at which to keep the weights: close together at first, where the loss falls fast."""
@@ -224,15 +250,16 @@ class Worker:
 
     # -- the workload's functions, whose errors name themselves ----------------------------------------------
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Recut:
         stream = self.workload.batches("train", self.rank, self.size, self.recipe.seed)
-        if self.step:  # a resumed run takes up where it was, also where batches are drawn from torch's own generator
+        batches = Recut(lambda: self._next(stream))
+        if self.step:  # a resumed run takes up where it was, also where batches are drawn from a generator of all
             state = torch.get_rng_state()
             torch.manual_seed(own_seed(self.recipe.seed, self.rank))
-            for _ in range(self.step):
-                self._next(stream)
+            batches.skip(self.drawn)
             torch.set_rng_state(state)
-        return stream
+        self.recut = batches
+        return batches
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
@@ -333,6 +360,7 @@ class Worker:
         counts = self.trained
         mine = {"loss": sum(recent) / len(recent) if recent else math.nan} | self._split(counts)
         mine |= {"bytes_out": int(counts["bytes_out"]), "messages_out": int(counts["messages_out"])}
+        mine |= {"steps": self.step, "tokens": self.own}
         mine["bytes_out_in_all"] = self.link.meter.bytes_out  # of this process, from the first weights to the last
         (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(mine))
         # Worker 0 may take longer to evaluate than a peer may be silent in training.
@@ -349,8 +377,8 @@ class Worker:
             "workers": self.size,
             "link": ", ".join([recipe.link or "as it is", *recipe.links]),
             "measured_on": recipe.on,
-            "steps": self.step,
-            "tokens": self.tokens,
+            "steps": self.steps if not self.uneven else round(mean["steps"], 3),
+            "tokens": sum(w["tokens"] for w in everyone),
             "seconds": self.seconds,
             "loss": mean["loss"],
             "eval_loss": final,
@@ -358,6 +386,7 @@ class Worker:
             "messages_out": round(mean["messages_out"]),
             **{key: mean[key] for key in ("seconds_computing", "seconds_compressing", "seconds_waiting")},
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            **({"worker_steps": [w["steps"] for w in everyone]} if self.uneven else {}),
             "predicted": None,
             "versions": versions(),
             "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
@@ -371,11 +400,15 @@ class Worker:
     def _save(self) -> None:
         meter = self.trained or self._meter()  # once training has ended, what comes after is not the method's
         progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "meter": meter}
-        checkpoint.save(self.folder, self.step, self.model, self.attached, progress)
+        progress |= {"own": self.own, "drawn": self.recut.taken}
+        self.saved = int(self.steps)  # where workers take unequal steps, a mark that all of them know
+        checkpoint.save(self.folder, self.saved, self.model, self.attached, progress)
 
-    def _resume(self, step: int) -> None:
-        progress = checkpoint.load(self.folder, step, self.model, self.attached)
-        self.step, self.tokens = progress["step"], progress["tokens"]
+    def _resume(self, saved: int) -> None:
+        progress = checkpoint.load(self.folder, saved, self.model, self.attached)
+        step = progress["step"]
+        self.step, self.tokens, self.own, self.drawn = step, progress["tokens"], progress["own"], progress["drawn"]
+        self.saved, self.rounds = saved, self.attached.rounds if self.uneven else 0
         self.seconds = self.spent = progress["seconds"]
         self.before = progress["meter"]
         name = "metrics.jsonl" if self.rank == 0 else f"metrics-{self.rank}.jsonl"
