@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from laconic.drag import factors
 from laconic.errors import ConfigError, unknown
 from laconic.links.network import Network, parse
 from laconic.methods import METHODS, build
@@ -45,7 +46,7 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("seconds", "lr", "clip", "timeout"), _is_number, "a number"),
     (("workload", "method", "link", "on"), lambda value: isinstance(value, str), "text in quotes"),
     (
-        ("links",),
+        ("links", "slow"),
         lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
         'a list of texts, such as ["1:5mbit"]',
     ),
@@ -59,7 +60,9 @@ class Recipe:
 
     ``link`` and ``links`` describe the network as :func:`laconic.links.network.parse` reads it; ``on`` says what makes
     it so: ``paced`` (in user space), ``testbed`` (in the kernel; needs root) or ``group`` (torch's process group on the
-    network as it is). One of ``seconds``, ``tokens`` (of all workers) and ``steps`` ends the run.
+    network as it is). ``slow`` names workers that are held back, as :func:`laconic.drag.factors` reads it. One of
+    ``seconds``, ``tokens`` (of all workers) and ``steps`` ends the run; where workers take unequal numbers of steps, the
+    round in which it is reached, and ``steps`` is the mean of theirs.
     """
 
     workload: str
@@ -69,6 +72,7 @@ class Recipe:
     workers: int = 2
     link: str = ""
     links: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
     on: str = "paced"
     seconds: float | None = None
     tokens: int | None = None
@@ -105,6 +109,7 @@ class Recipe:
         if self.link and self.on == "group":
             raise ConfigError(f"on=group uses the network as it is; leave link={self.link!r} out, or use on=paced")
         self.network()
+        factors(self.slow, self.workers)
         build(self.method, self.settings)
         return self
 
@@ -161,7 +166,7 @@ def read_recipe(path: str | Path) -> Recipe:
             raise unknown(f"key in {path}:", key, [*known, *METHODS[method].defaults])
     given["settings"] = _thawed(own | given.get(SETTINGS_APART, {}))
     given["options"] = _thawed(given.get("options", {}))
-    given["links"] = tuple(given.get("links", ()))
+    given |= {name: tuple(given.get(name, ())) for name in ("links", "slow")}
     return Recipe(**given)
 
 

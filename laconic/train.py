@@ -21,6 +21,7 @@ from torch import Tensor
 
 from laconic import __version__
 from laconic.attached import Attached, nan_check
+from laconic.drag import Drag, factors
 from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
 from laconic.fault import checkpoint, randomness
 from laconic.fault.ending import Ending
@@ -87,6 +88,7 @@ class Worker:
         self.step = self.own = self.tokens = 0  # tokens of this worker, and of all
         self.uneven = self.attached.sync.rounds is not None  # workers take unequal steps: a run ends after a round
         self.rounds = self.saved = 0  # rounds that have ended, where steps are unequal; the last checkpoint's mark
+        self.drag = Drag(factors(recipe.slow, self.size)[self.rank])
         self.drawn = 0.0  # batches that earlier parts of this run have drawn
         self.seconds = self.spent = 0.0  # of this run in all its parts; of the parts before this one
         self.before: dict[str, float] = {}  # what the meter showed when earlier parts of this run ended
@@ -288,6 +290,7 @@ class Worker:
         loss = self._loss(batch)
         value = float(loss.detach())
         nan_check(value, self.rank, self.step + 1, self.model)
+        self.drag.pull()
         try:
             loss.backward()
         except LaconicError:

@@ -54,6 +54,10 @@ Links = Annotated[
         help="one that differs: WORKER:CONNECTION (1:5mbit), or one way of a pair, FROM-TO:CONNECTION (0-1:5mbit)",
     ),
 ]
+Slow = Annotated[
+    list[str] | None,
+    typer.Option("--slow", help="a worker to hold back, so many times slower: WORKER:FACTOR (1:4)"),
+]
 On = Annotated[
     str,
     typer.Option(
@@ -88,6 +92,7 @@ def train(
     workers: Workers = 2,
     link: LinkText = "",
     link_of: Links = None,
+    slow: Slow = None,
     on: On = "paced",
     set_: Annotated[list[str] | None, typer.Option("--set", help="a setting of the method, such as every=50")] = None,
     seconds: Seconds = None,
@@ -128,6 +133,7 @@ def train(
         "workers": workers,
         "link": link,
         "links": tuple(link_of or ()),
+        "slow": tuple(slow or ()),
         "on": on,
         "seed": seed,
         "lr": lr,
@@ -191,6 +197,7 @@ def compare(
     workers: Workers = 2,
     link: LinkText = "20mbit",
     link_of: Links = None,
+    slow: Slow = None,
     on: On = "paced",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting: every=50 where it exists, diloco.every=50 for one")
@@ -255,6 +262,7 @@ def compare(
         workers=workers,
         link="" if on == "group" and not _is_given(context, "link") else link,
         links=tuple(link_of or ()),
+        slow=tuple(slow or ()),
         on=on,
         seconds=seconds if seconds is not None or tokens is not None else DEFAULT_SECONDS,
         tokens=tokens,
