@@ -14,7 +14,6 @@ from laconic.compress import (
     error_feedback,
     half,
     identity,
-    log_byte,
     momentum_correction,
     random_k,
     sign,
@@ -790,16 +789,14 @@ def just_one_byte(
     directions: str = "gaussian",
     most: float | None = None,
     keep: int = 1000,
-    compress: Compress = None,
 ) -> Sync:
     """Just One Byte: fine-tune without backward, by the loss to both sides of random directions.
 
     samples: directions a worker looks along in a step; eps: how far; directions: gaussian, rademacher (cheaper) or axes
     (one entry after the other); most: bound on a slope, none for no bound; keep: rounds on record, for workers that
-    were away; compress: half or identity in log_byte's place.
+    were away.
     """
-    send = log_byte(missing=True) if compress is None else _compressor(compress, log_byte(), False)
-    return one_byte_sync(send, samples, eps, directions, most, keep)
+    return one_byte_sync(None, samples, eps, directions, most, keep)
 
 
 @method(
