@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from laconic.errors import WorkloadError
-from laconic.methods import METHODS
+from laconic.methods import METHODS, build
 from laconic.recipe import Recipe
 from laconic.train import commit, own_seed
 from tests.here import MINE, checkpoint, lines, run_here
@@ -28,6 +28,10 @@ SETTINGS = {
     "diloco": {"every": 4},  # 6 steps end in the middle of a round
     "local-sgd": {"every": 4},
     "noloco": {"every": 4},
+    "modest": {"every": 4},
+    "slowmo": {"every": 4},
+    "co2": {"every": 4},  # a round is always under way
+    "post-local-sgd": {"start": 5, "every": 4},
     "streaming-diloco": {"every": 6, "fragments": 2, "overlap": 2},  # after step 6 a fragment is under way until 8
     "topk": {"density": 0.1},
 }
@@ -47,7 +51,8 @@ def equal(a, b):
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_cut(method, tmp_path, monkeypatch):
     whole = run_here(monkeypatch, recipe(method, steps=12, seed=3), tmp_path / "whole")
     cut = run_here(monkeypatch, recipe(method, steps=6, seed=3), tmp_path / "cut")
-    if method == "streaming-diloco":
+    flying = method in ("streaming-diloco", "co2")
+    if flying:
         assert "Flight" in json.dumps(checkpoint(cut, 6, 0)[1]), (
             "no exchange was under way, so this would prove nothing"
         )
@@ -56,8 +61,9 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_cut(method, tmp_
         after = checkpoint(cut, 12, worker)
         before = checkpoint(whole, 12, worker)
         sent = [part[1]["progress"].pop("out") for part in (before, after)]
-        if method != "streaming-diloco":  # what was under way is sent again
-            assert sent[0] == sent[1]
+        again = 500 if build(method).learning is not None else 0  # workers agree that they go on from one round
+        if not flying:  # what was under way is sent again
+            assert 0 <= sent[1] - sent[0] <= again
         assert equal(before, after) == []
     losses = [[line["loss"] for line in lines(run / "metrics.jsonl")] for run in (whole, cut)]
     assert losses[0] == losses[1]
