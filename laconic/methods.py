@@ -34,6 +34,7 @@ from laconic.sync import Sync, accordion_batch, every_step, local_steps, switch,
 from laconic.sync import co2 as co2_sync
 from laconic.sync import diloco as diloco_sync
 from laconic.sync import hcef as hcef_sync
+from laconic.sync import modest as modest_sync
 from laconic.sync import noloco as noloco_sync
 from laconic.sync import one_byte as one_byte_sync
 from laconic.sync import slowmo as slowmo_sync
@@ -797,6 +798,55 @@ def just_one_byte(
     were away.
     """
     return one_byte_sync(None, samples, eps, directions, most, keep)
+
+
+@method(
+    "modest",
+    send="the weights",
+    every="each round, of H steps of whoever is drawn for it",
+    apply="the mean becomes the weights of the next round's sample",
+    to="one or a few of the sample, drawn afresh each round, and from them to the sample",
+    combine="mean",
+    compress="nothing",
+    wire="2 a s x 4 bytes a parameter a round, in the whole network, whatever its size",
+    source="de Vos et al. 2023, arXiv:2302.13837",
+)
+def modest(
+    every: int = 5,
+    sample: int | None = None,
+    aggregators: int = 1,
+    success: float = 1.0,
+    window: int | None = None,
+    ping_timeout: float = 5.0,
+    resend: float = 1.0,
+    patience: float = 300.0,
+    least: int = 3,
+    absent: Sequence[int] = (),
+    seed: int = 0,
+    compress: Compress = None,
+) -> Sync:
+    """MoDeST: a small sample trains each round and one of it averages, without a server; crashes are passed over.
+
+    every: H; sample: s, workers in a round, none for 10 or all of fewer; aggregators: a, of them average; success: share
+    of the models that make a round; window: rounds after which the silent are asked no more, none for 50 or 10 n/s;
+    ping_timeout: seconds after which a question is given up; resend: and asked again; patience: seconds an aggregator
+    waits; least: models it needs then; absent: ranks that join later; seed: of the samples; compress: int8 or half,
+    say.
+    """
+    return modest_sync(
+        _compressor(compress, identity(), False),
+        every,
+        sample,
+        aggregators,
+        success,
+        window,
+        ping_timeout,
+        resend,
+        patience,
+        least,
+        absent,
+        seed,
+    )
 
 
 @method(
