@@ -28,25 +28,22 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -
 
     Raises: ConfigError when a folder is neither, when a file in it cannot be understood, and without plotly.
     """
-    if not folders:
-        raise ConfigError("report: give at least one run's folder, such as runs/shakespeare-diloco")
     plotly_js = _plotly_js()
-    found = [read(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
-    comparisons = [one for one in found if isinstance(one, Comparison)]
-    alone = [one for one in found if isinstance(one, Run)]
-    drawn, owners = _label(comparisons, alone)
+    comparisons, alone = found(folders)
+    single = len(comparisons) + len(alone) == 1
+    drawn, owners = label(comparisons, alone)
     tables: list[tuple[Mapping[str, Any], Sequence[Line | None]]] = [
-        (_headed(c, len(found) > 1), places) for c, places in zip(comparisons, owners, strict=False)
+        (_headed(c, not single), places) for c, places in zip(comparisons, owners, strict=False)
     ]
     if alone:
         # Only the totals: a run by itself has no plain run beside it to be sooner or later than.
         rows = [{**run.summary, "name": run.name, "reached_seconds": None, "speedup": None} for run in alone]
         tables.append(({"methods": rows, "heading": "Single runs" if comparisons else None}, owners[-1]))
     page = report_page.page(
-        title=_title(comparisons, alone),
-        facts=_facts(comparisons, alone),
+        title=title(comparisons, alone),
+        facts=facts(comparisons, alone),
         verdicts=[table.text(c.summary["verdict"]) for c in comparisons if c.summary.get("verdict")]
-        or ([_sentence(alone[0])] if len(found) == 1 and alone else []),
+        or ([_sentence(alone[0])] if single and alone else []),
         warnings=[
             *(f"{line.label}: {table.text(line.run.summary['stopped'])}" for line in drawn if _stopped(line.run)),
             *(sentence for line in drawn if (sentence := _not_a_number(line))),
@@ -54,15 +51,28 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -
         ],
         tables=tables,
         drawn=drawn,
-        charts=report_charts.loss_charts(drawn, _goal(comparisons)),
+        charts=report_charts.loss_charts(drawn, goal(comparisons)),
         split=report_charts.seconds_chart(drawn),
         data=_data(comparisons, drawn),
         plotly_js=plotly_js,
     )
-    path = Path(out) if out is not None else (found[0].folder if len(found) == 1 else Path()) / "report.html"
+    home = (comparisons[0] if comparisons else alone[0]).folder if single else Path()
+    path = Path(out) if out is not None else home / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, "utf-8", newline="\n")
     return path
+
+
+def found(folders: Sequence[Path | str]) -> tuple[list[Comparison], list[Run]]:
+    """The comparisons and the single runs in some folders.
+
+    Raises: ConfigError when a folder is neither, when a file in it cannot be understood, and without any folder.
+    """
+    if not folders:
+        raise ConfigError("report: give at least one run's folder, such as runs/shakespeare-diloco")
+    read_ones = [read(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
+    comparisons = [one for one in read_ones if isinstance(one, Comparison)]
+    return comparisons, [one for one in read_ones if isinstance(one, Run)]
 
 
 def _plotly_js() -> str:
@@ -73,8 +83,8 @@ def _plotly_js() -> str:
     return str(get_plotlyjs())
 
 
-def _label(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> tuple[list[Line], list[list[Line | None]]]:
-    # One label a run, unlike all others: its name, or its name and folder where two runs share a name.
+def label(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> tuple[list[Line], list[list[Line | None]]]:
+    """One label a run, unlike all others: its name, or its name and folder where two share one; and each table's."""
     groups = [c.runs for c in comparisons] + ([list[Run | None](alone)] if alone else [])
     names = {id(run): run.name for run in alone}
     for c in comparisons:
@@ -96,7 +106,7 @@ def _headed(comparison: Comparison, among_others: bool) -> Mapping[str, Any]:
     return {**comparison.summary, "heading": heading}
 
 
-def _title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
+def title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
     if len(comparisons) == 1 and not alone:
         summary = comparisons[0].summary
         on = f" on {table.text(summary['workload'])}" if summary.get("workload") else ""
@@ -108,7 +118,7 @@ def _title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
     return f"{runs} runs side by side"
 
 
-def _facts(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
+def facts(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
     if len(comparisons) + len(alone) == 1:
         summary = comparisons[0].summary if comparisons else {**alone[0].summary, "seconds": None, "tokens": None}
         return table.subtitle({**summary, "workload": None})
@@ -152,7 +162,7 @@ def _stopped(run: Run) -> bool:
     return bool(run.summary.get("stopped"))
 
 
-def _goal(comparisons: Sequence[Comparison]) -> tuple[str, float] | None:
+def goal(comparisons: Sequence[Comparison]) -> tuple[str, float] | None:
     plain = table.plain_method(comparisons[0].summary) if len(comparisons) == 1 else None
     if plain is None:
         return None

@@ -171,8 +171,8 @@ def _loss_chart(drawn: Sequence[Line], goal: tuple[str, float] | None, axis: Axi
     def draw(view: str, owner: int, curve: Band, what: str, **style: Any) -> None:
         if curve.low != curve.high:
             edge = [*curve.x, *reversed(curve.x)], [*curve.high, *reversed(curve.low)]
-            fill = {"fill": "toself", "fillcolor": tint(drawn[owner].colour), "line": {"width": 0}, "hoverinfo": "skip"}
-            add(view, owner, *edge, what="", mode="lines", **fill)
+            fill: dict[str, Any] = {"fill": "toself", "fillcolor": tint(drawn[owner].colour), "mode": "lines"}
+            add(view, owner, *edge, what="", line={"width": 0}, hoverinfo="skip", **fill)
         add(view, owner, curve.x, curve.mean, what, **style)
 
     def add(view: str, owner: int, x: Sequence[float], y: Sequence[float], what: str, **style: Any) -> None:

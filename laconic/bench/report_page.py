@@ -185,7 +185,7 @@ def _loss_section(drawn: Sequence[Line], charts: Sequence[Chart]) -> str:
         notes.append("Smoothed; the loss of each step is faint behind it.")
     if several := sorted({len(line.run.seeds) for line in drawn if len(line.run.seeds) > 1}):
         notes.append(
-            f"A line is the mean of {several[-1]} seeds; the band around it goes from the lowest to the highest."
+            f"A line is the mean of {several[-1]} seeds, its band goes from the lowest of them to the highest."
         )
     hint = '<span class="note hint">Press a method to hide it; drag in a chart to zoom, double-click to return.</span>'
     return (

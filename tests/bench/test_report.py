@@ -23,7 +23,7 @@ HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>&amp;'"
 SPENT = ("seconds_computing", "seconds_compressing", "seconds_waiting")
 
 
-def write_run(folder, name="diloco", *, steps=60, evals=True, step_bytes=1000, loss=None, **summary):
+def write_run(folder, name="diloco", *, steps=60, evals=True, step_bytes=1000, loss=None, shift=0.0, **summary):
     folder.mkdir(parents=True)
     rows = [
         {"step": n, "tokens": 64 * n, "seconds": 0.1 * n, "loss": (loss or (lambda n: 4 / n + 1))(n),
@@ -35,7 +35,7 @@ def write_run(folder, name="diloco", *, steps=60, evals=True, step_bytes=1000, l
     (folder / "metrics-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if evals:
         held = [{k: row[k] for k in ("step", "tokens", "seconds", "bytes_out")} for row in rows[::10]]
-        lines = [json.dumps({**row, "eval_loss": 5 / row["step"] + 1.1}) for row in held]
+        lines = [json.dumps({**row, "eval_loss": 5 / row["step"] + 1.1 + shift}) for row in held]
         (folder / "evals.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "recipe.toml").write_text(f"method = {json.dumps(name)}\nnote = '{HOSTILE}'\n")
     made = {
@@ -49,10 +49,10 @@ def write_run(folder, name="diloco", *, steps=60, evals=True, step_bytes=1000, l
     return folder
 
 
-def write_comparison(folder, names=("ddp", "diloco", HOSTILE)):
+def write_comparison(folder, names=("ddp", "diloco", HOSTILE), step_bytes=None):
     methods = []
     for i, name in enumerate(names):
-        run = write_run(folder / f"run{i}", name, step_bytes=10 ** (6 - 2 * i))
+        run = write_run(folder / f"run{i}", name, step_bytes=step_bytes or 10 ** (6 - 2 * i))
         speed = {"reached_seconds": 6.0 / (i + 1), "speedup": i + 1.0}
         methods.append(json.loads((run / "summary.json").read_text()) | speed | {"folder": run.name})
     (folder / "comparison.json").write_text(
@@ -62,6 +62,23 @@ def write_comparison(folder, names=("ddp", "diloco", HOSTILE)):
              "verdict": f"diloco pays: 2.0 times sooner than ddp. {HOSTILE}"}
         )
     )  # fmt: skip
+    return folder
+
+
+def write_seeds(folder, ways=("ddp", "diloco every=50")):
+    """A comparison of three seeds, whose evaluations lie at different seconds."""
+    methods = []
+    for i, name in enumerate(ways):
+        runs = []
+        for seed in range(3):
+            run = write_run(folder / f"0{i}" / f"seed-{seed}", name.split()[0], steps=60 + 5 * seed, shift=0.2 * seed)
+            runs.append({"seed": seed, "folder": f"0{i}/seed-{seed}", "eval_loss": 1.25 + 0.2 * seed})
+        first = json.loads((run / "summary.json").read_text())
+        ranges = {"eval_loss": [1.25, 1.65], "reached_seconds": [1.0, 4.0]}
+        mean = {"name": name, "eval_loss": 1.45, "reached_seconds": 2.0, "speedup": 3.0, "folder": f"0{i}"}
+        methods.append(first | mean | {"runs": runs, "spread": ranges, "seconds_waiting": 3.0, "seconds": 6.0})
+    made = {"workload": "adult", "plain": "ddp", "goal": 1.5, "seeds": [0, 1, 2], "methods": methods, "verdict": "so"}
+    (folder / "comparison.json").write_text(json.dumps(made))
     return folder
 
 
@@ -101,6 +118,35 @@ def test_the_report_of_a_comparison_says_what_came_of_it(tmp_path):
     for text in ("60.0 MB", "20%", "50%", "3.00 s, 2.0×", "20.0 steps/s", "Predicted and measured", "25% more",
                  "laconic train shakespeare --method ddp", "torch 2.13.0", "How to read this"):  # fmt: skip
         assert text in page.text, text
+
+
+def test_several_seeds_are_one_line_with_a_band_and_a_range_below_their_means(tmp_path):
+    page = Page(write_report([write_seeds(tmp_path / "cmp")]))
+    assert "1.4501.250–1.650" in page.text
+    assert "2.00 s, 3.0×1.00 s–4.00 s" in page.text
+    assert "A line is the mean of 3 seeds, its band goes from the lowest of them to the highest." in page.text
+    over_time = page.json("laconic-charts")[0]
+    seen = [i for i, view in enumerate(over_time["views"]) if view == "held-out"]
+    band, mean = (over_time["figure"]["data"][i] for i in seen[:2])
+    assert band["fill"] == "toself"
+    assert mean["x"][-1] == pytest.approx(5.1)  # where the first of them was last evaluated
+    low = 5 / 51 + 1.1
+    assert mean["y"][-1] == pytest.approx((low + low + 0.2 + low + 0.4) / 3)
+    at_the_end = [y for x, y in zip(band["x"], band["y"], strict=True) if x == band["x"][len(band["x"]) // 2]]
+    assert at_the_end == pytest.approx([low + 0.4, low])
+    runs = page.json("laconic-data")["runs"]
+    assert [(run["label"], run["seed"], run["folder"]) for run in runs][3:] == [
+        ("diloco every=50", seed, f"01/seed-{seed}") for seed in range(3)
+    ]
+    assert "50%" in page.text  # of the mean's seconds waiting
+
+
+def test_the_level_to_reach_is_that_of_the_curves_batches(tmp_path):
+    folder = write_comparison(tmp_path / "cmp", ["ddp", "diloco"])
+    summary = json.loads((folder / "comparison.json").read_text())
+    (folder / "comparison.json").write_text(json.dumps(summary | {"plain": "ddp", "goal": 1.2345}))
+    charts = Page(write_report([folder])).json("laconic-charts")
+    assert [chart["figure"]["layout"]["shapes"][0]["y0"] for chart in charts[:3]] == [1.2345] * 3
 
 
 def test_the_page_refers_to_nothing_outside_itself(tmp_path):
@@ -332,6 +378,23 @@ def test_a_browser_draws_the_charts_and_asks_nobody_for_anything(tmp_path, brows
         "document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/pixel.png'}))"
     )
     assert refused == "img-src"  # the page's own policy holds, whatever gets into it
+
+
+@pytest.mark.browser
+def test_a_browser_draws_the_three_charts_of_several_seeds_side_by_side_with_their_bands(tmp_path, browser):
+    opened(browser, write_report([write_seeds(tmp_path / "cmp")]))
+    charts = browser.execute_script(DRAWN)
+    assert [chart["traces"] for chart in charts] == [4, 4, 4, 3]  # of each way a band and a line
+    tops = browser.execute_script(
+        "return [...document.querySelectorAll('.charts .plot')].map((plot) => plot.getBoundingClientRect().top)"
+    )
+    assert len(set(tops)) == 1
+    assert all(chart["width"] > 300 for chart in charts)
+    filled = browser.execute_script("return document.querySelectorAll('#plot-seconds .scatterlayer .js-fill').length")
+    assert filled == 2
+    browser.find_element("css selector", "button.method").click()
+    assert [chart["traces"] for chart in browser.execute_script(DRAWN)][:3] == [2, 2, 2]  # its band goes with it
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.browser
