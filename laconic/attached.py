@@ -27,7 +27,7 @@ from laconic.methods import build
 from laconic.packet import Packet
 from laconic.parallel.shards import Shard, check_peers, local, local_state, norm, shard_of, whole, whole_state
 from laconic.state import freeze, like, thaw
-from laconic.sync.base import Sync, Updates
+from laconic.sync.base import Sync, Updates, among
 
 FIRST_BUCKET = 1 << 20  # bytes; small, so that the first exchange starts early
 BUCKET = 25 << 20
@@ -112,6 +112,7 @@ class Attached:
         _check_explorer(sync, optimizer, clip)
         self.names, self.params = list(named), list(named.values())
         _rehearse(sync, self.params)
+        among(sync, link.size)
         self.shard = shard_of(named)
         if self.shard is not None and sync.explore is not None:
             raise ClashError(f"attach: {sync.name} moves whole tensors, of which each process has a part; do not shard")
