@@ -827,7 +827,7 @@ def modest(
 ) -> Sync:
     """MoDeST: a small sample trains each round and one of it averages, without a server; crashes are passed over.
 
-    every: H; sample: s, workers in a round, none for 10 or all of fewer; aggregators: a, of them average; success: share
+    every: H; sample: s, workers in a round, none for 10 or all of fewer; aggregators: a, who average; success: share
     of the models that make a round; window: rounds after which the silent are asked no more, none for 50 or 10 n/s;
     ping_timeout: seconds after which a question is given up; resend: and asked again; patience: seconds an aggregator
     waits; least: models it needs then; absent: ranks that join later; seed: of the samples; compress: int8 or half,
