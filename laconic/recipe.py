@@ -61,8 +61,8 @@ class Recipe:
     ``link`` and ``links`` describe the network as :func:`laconic.links.network.parse` reads it; ``on`` says what makes
     it so: ``paced`` (in user space), ``testbed`` (in the kernel; needs root) or ``group`` (torch's process group on the
     network as it is). ``slow`` names workers that are held back, as :func:`laconic.drag.factors` reads it. One of
-    ``seconds``, ``tokens`` (of all workers) and ``steps`` ends the run; where workers take unequal numbers of steps, the
-    round in which it is reached, and ``steps`` is the mean of theirs.
+    ``seconds``, ``tokens`` (of all workers) and ``steps`` ends the run. Where workers take unequal steps, ``steps`` is
+    the mean of theirs, and the run ends with the round in which its end is reached.
     """
 
     workload: str
