@@ -74,12 +74,13 @@ def ways(
     given = [_given("--set", text, names) for text in settings] + [_given("--sweep", text, names) for text in sweeps]
     chosen = {name: _meant_for(name, given) for name in names}
     _affordable(chosen, seeds, seconds)
+    made = [way for name in names for way in _grid(name, chosen[name])]
     for one in given:
         left = [name for name in names if not one.method and one.key not in get(name).defaults]
         if one.option == "--sweep" and left:
             have, are = ("has", "is one way") if len(left) == 1 else ("have", "are one way each")
             tell(f"{' and '.join(left)} {have} no setting {one.key}, and {are}")
-    return [way for name in names for way in _grid(name, chosen[name])]
+    return made
 
 
 def values(text: str) -> list[tuple[str, Any]]:
@@ -203,7 +204,7 @@ def _affordable(chosen: Mapping[str, Mapping[str, Given]], seeds: int, seconds: 
     runs = number_of_ways * seeds
     if runs > MOST_RUNS:
         time = f", {about(runs * seconds)} of training" if seconds else ""
-        many = f"{number_of_ways:,} ways x {seeds} seed{'s' * (seeds > 1)} are {runs:,} runs{time}"
+        many = f"{number_of_ways:,} way{'s' * (number_of_ways > 1)} x {seeds} seed{'s' * (seeds > 1)} are {runs:,} runs{time}"
         fewer = "sweep fewer values, or for one method, as diloco.every=10,50"
         raise ConfigError(f"{many}; a comparison has at most {MOST_RUNS}: {fewer}")
 
