@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from laconic.errors import ConfigError, unknown
 from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone
 from laconic.sync.base import Sync, momentum_free, needs_equal
+from laconic.sync.diloco import outer_settings
 from laconic.sync.rounds import rounds
 from laconic.sync.slowmo import Gap, slow_step
 from laconic.sync.timetable import timetable
-
-RELIEF = 4 / 3  # what the measured gap is worth in the stable region, at least: docs/methods/co2.md
 
 
 def co2(
@@ -57,7 +58,8 @@ def co2(
         )
     if not 0 < contraction <= 1:
         raise ConfigError(f"co2: contraction must be in (0, 1], got {contraction}; it is a share of the error")
-    least, measure = _gap(gap)
+    outer_settings("co2", lr, momentum)
+    least, measure = _gap(gap, momentum)
     outer = slow_step("co2", lr, momentum, floor, measure if plan.late else None, clip)
     _stable(lr, momentum, contraction, least if plan.late else None)
     return rounds("co2", talk, outer, plan)._replace(whole=clip is not None or (plan.late and gap == "aware"))
@@ -68,12 +70,17 @@ def aware(moved: float, arrived: float) -> float:
     return 1 + moved / arrived if arrived else 1.0
 
 
-def _gap(gap: str | float | Gap) -> tuple[float, Gap]:
+def relief(momentum: float) -> float:
+    """What the measured gap is worth in the stable region, at least; derived and measured in docs/methods/co2.md."""
+    return 1 + math.sqrt(1 - momentum) / 2
+
+
+def _gap(gap: str | float | Gap, momentum: float) -> tuple[float, Gap]:
     """What a gap is worth at least in the stable region, and the function."""
     if isinstance(gap, str):
         if gap != "aware":
             raise unknown("co2 gap", gap, ["aware", "a number from 1 on"])
-        return RELIEF, aware
+        return relief(momentum), aware
     if callable(gap):
         return 1.0, gap
     if isinstance(gap, bool) or not 1 <= gap < float("inf"):
