@@ -24,19 +24,31 @@ from laconic.compress import e3m0 as e3m0_compressor
 from laconic.compress import econtrol as econtrol_compressor
 from laconic.compress import ef21 as ef21_compressor
 from laconic.errors import ClashError, ConfigError, unknown
-from laconic.exchange import Exchange, everyone, pairs, two_phase
+from laconic.exchange import Exchange, everyone, neighbours, pairs, push_sum, two_phase
 from laconic.exchange import accordion as accordion_exchange
 from laconic.exchange import adaptive as adaptive_exchange
+from laconic.exchange import graph as graph_exchange
 from laconic.exchange import powersgd as powersgd_exchange
 from laconic.exchange.adaptive import GRID
 from laconic.nesting import bind, chain_of, read
-from laconic.sync import Sync, accordion_batch, every_step, local_steps, switch, uneven_batches, uneven_steps
+from laconic.sync import (
+    Sync,
+    accordion_batch,
+    every_step,
+    gossip,
+    local_steps,
+    switch,
+    uneven_batches,
+    uneven_steps,
+    walk,
+)
 from laconic.sync import co2 as co2_sync
 from laconic.sync import diloco as diloco_sync
 from laconic.sync import hcef as hcef_sync
 from laconic.sync import modest as modest_sync
 from laconic.sync import noloco as noloco_sync
 from laconic.sync import one_byte as one_byte_sync
+from laconic.sync import single_merge as single_merge_sync
 from laconic.sync import slowmo as slowmo_sync
 from laconic.sync import streaming as streaming_sync
 
@@ -847,6 +859,137 @@ def modest(
         absent,
         seed,
     )
+
+
+@method(
+    "d-psgd",
+    send="the weights",
+    every="each step, beside the step that follows",
+    apply="what mixing changed is added to what the step moved",
+    to="the neighbours in a graph",
+    combine="mean, by weights whose rows and columns sum to 1",
+    compress="nothing",
+    wire="neighbours x 4 bytes a parameter, each step, however many workers there are",
+    source="Lian et al. 2017, arXiv:1705.09056",
+)
+def d_psgd(
+    graph: str = "ring",
+    every: int = 1,
+    overlap: int = 1,
+    weights: str | Sequence[Sequence[float]] = "metropolis",
+    seed: int = 0,
+    compress: Compress = None,
+) -> Sync:
+    """D-PSGD: mix the weights with neighbours in a graph, beside the step that follows; nobody waits for everyone.
+
+    graph: ring, torus, exponential, one-peer, complete, random, regular:3, edges such as 0-1,1-2, or a file of them;
+    every: steps between mixings; overlap: steps that a mixing may take, 1 for the gradient before the mixing, 0 for
+    mixing what the step made; weights: metropolis, or a matrix; seed: of a random graph; compress: int8 or half, say.
+    """
+    return gossip(graph_exchange(_compressor(compress, identity(), False), graph, weights, seed), every, overlap)
+
+
+@method(
+    "sgp",
+    send="shares of the weights, and of a number that began as 1",
+    every="each step",
+    apply="the quotient becomes the weights",
+    to="the next in turn of the workers 1, 2, 4, 8 ... places on",
+    combine="push-sum: sums of shares, divided by the sum of numbers",
+    compress="nothing",
+    wire="4 bytes a parameter to one peer, each step, however many workers there are",
+    source="Assran et al. 2019, arXiv:1811.10792",
+)
+def sgp(
+    graph: str = "one-peer",
+    every: int = 1,
+    overlap: int = 0,
+    late: int = 0,
+    patience: float | None = None,
+    weights: str | Sequence[Sequence[float]] = "uniform",
+    seed: int = 0,
+    compress: Compress = None,
+) -> Sync:
+    """Stochastic gradient push: one message to one peer a step, on graphs that go one way, change, or lose messages.
+
+    graph: as d-psgd's, also one way (0>1,1>2,2>0); every: steps between rounds; overlap: steps that a round may take, 0
+    to wait for it; late: rounds after which a message is taken; patience: where messages may be lost, seconds to wait
+    for one, none where all arrive; weights: uniform, or a matrix of shares; seed: of a random graph; compress: int8 or
+    half, say.
+    """
+    talk = push_sum(_compressor(compress, identity(), False), graph, weights, late, patience, seed)
+    return gossip(talk, every, overlap)
+
+
+@method(
+    "single-merge",
+    send="the weights",
+    every="each K steps, to few; and once at the end",
+    apply="the mean with those heard becomes the weights; at the end everyone's mean",
+    to="a few random others; at the end everyone (all-reduce)",
+    combine="mean of those heard",
+    compress="nothing",
+    wire="budget x 4 bytes a parameter, once every K steps; at the end 2 (n-1)/n x 4 bytes a parameter",
+    source="arXiv:2507.06542 (A Single Merging Suffices)",
+)
+def single_merge(
+    budget: float = 0.2,
+    every: int = 100,
+    schedule: str = "fixed",
+    horizon: int | None = None,
+    peak: float | None = None,
+    start: float = 0.9,
+    window: float = 0.05,
+    graph: str = "complete",
+    overlap: int = 0,
+    seed: int = 0,
+    compress: Compress = None,
+) -> Sync:
+    """Single merging: hardly any gossip while training, and one mean of all workers' weights at the end.
+
+    budget: others heard in a round, on average; every: K; schedule: of the budget, fixed, truncate, truncate_v2,
+    linear, cosine, exponential or late; horizon: steps of the whole run, which schedules but fixed need; peak: the
+    budget at its highest, none for everyone; start: share of the run at which truncate begins; window: share that
+    truncate_v2 lasts; graph: among whose neighbours the others are drawn; overlap: steps that a round may take; seed:
+    of the draws; compress: int8 or half, say, while training.
+    """
+    if horizon is None and schedule != "fixed":
+        raise ConfigError(f"single-merge: schedule {schedule!r} follows the run; say how many steps it has, in horizon")
+    rounds = None if horizon is None else max(1, horizon // every)
+    inner = _compressor(compress, identity(), False)
+    talk = neighbours(inner, budget, schedule, rounds, peak, start, window, graph, seed)
+    return single_merge_sync(talk, every, overlap)
+
+
+@method(
+    "srrw",
+    send="the weights, and how often each worker was visited",
+    every="each step, or each E steps",
+    apply="they are trained where they are",
+    to="one neighbour in a graph, less likely one that was visited more",
+    combine="nothing; at the end the mean of the tokens",
+    compress="nothing",
+    wire="4 bytes a parameter for each token in the whole network, once every E steps; at the end 2 (n-1)/n x 4",
+    source="Doshi et al. 2023, arXiv:2305.05097; Hu et al. 2024, arXiv:2401.09665",
+)
+def srrw(
+    graph: str = "ring",
+    tokens: int = 1,
+    every: int = 1,
+    alpha: float = 5.0,
+    memory: float = 0.8,
+    cooling: float = 0.0,
+    pseudo: float = 1.0,
+    seed: int = 0,
+    compress: Compress = None,
+) -> Sync:
+    """SA-SRRW: a model walks from worker to worker, is trained where it is, and avoids where it has been often.
+
+    graph: as d-psgd's, both ways; tokens: models that walk at once; every: E, steps of a visit; alpha: how strongly it
+    avoids, 0 for not at all; memory: the n-th visit weighs n^-memory; cooling: the learning rate falls as n^-cooling, 0
+    for not at all; pseudo: visits that each worker has to begin with; seed: of the walk; compress: int8 or half, say.
+    """
+    return walk(_compressor(compress, identity(), False), graph, tokens, every, alpha, memory, cooling, pseudo, seed)
 
 
 @method(

@@ -109,7 +109,7 @@ def neighbours(
                 f"neighbours: graph {plan.name} changes from round to round, and neighbours do so already"
             )
         highest = max(size_of(size, round) for round in range(total))
-        if highest > most:
+        if size > 1 and highest > most:
             raise ConfigError(
                 f"neighbours: a worker is to hear from {highest:g} others a round, and in graph {plan.name} of {size} "
                 f"workers some have only {most}; use a smaller budget or peak"

@@ -19,13 +19,15 @@ from laconic.links.base import Link
 from laconic.state import checkpointed
 from laconic.sync.base import Params, Sync, Updates, master, positive
 
+NONE = -1
+
 
 @checkpointed
 class WalkState(NamedTuple):
-    """``active`` is the number of the token that is trained here, None while there is none."""
+    """``active`` is the number of the token that is trained here, or NONE."""
 
     step: int
-    active: int | None
+    active: int
     holding: Holding
 
 
@@ -65,14 +67,14 @@ def walk(
     plan = shape(graph, seed)
 
     def init(params: Any) -> WalkState:
-        return WalkState(0, None, Holding({}, {}, {}, {}, {}))
+        return WalkState(0, NONE, Holding({}, {}, {}, {}, {}))
 
     def after_backward(grads: Params, state: WalkState, link: Link) -> tuple[list[Tensor] | None, WalkState]:
         state = state if state.holding.epochs else dealt(plan, tokens, link)
-        return (list(grads) if state.active is not None else None), state
+        return (list(grads) if state.active != NONE else None), state
 
     def rate(state: WalkState) -> float:
-        hops = 0 if state.active is None else state.holding.here[state.active].hops
+        hops = 0 if state.active == NONE else state.holding.here[state.active].hops
         return float((hops + 1) ** -cooling)
 
     def after_step(params: Params, state: WalkState, link: Link) -> tuple[Updates, WalkState]:
@@ -86,7 +88,7 @@ def walk(
         holding, leaving = state.holding, {}
         here = dict(holding.here)
         staying = None
-        if state.active is not None:
+        if state.active != NONE:
             token = here.pop(state.active)
             to = next_place(token, holding.degrees, link.rank, alpha, seed)
             token = token._replace(hops=token.hops + 1, visits=visited(token, to, link.size, memory, pseudo))
@@ -98,9 +100,9 @@ def walk(
         if staying is not None:
             holding = holding._replace(here=holding.here | {staying.number: staying})
             return {}, WalkState(state.step, staying.number, holding)
-        active = min(holding.here, key=lambda number: (holding.here[number].hops, number), default=None)
-        if active is None:
-            return {}, WalkState(state.step, None, holding)
+        active = min(holding.here, key=lambda number: (holding.here[number].hops, number), default=NONE)
+        if active == NONE:
+            return {}, WalkState(state.step, NONE, holding)
         token = holding.here[active]
         holding = holding._replace(here=holding.here | {active: token._replace(weights=[])})
         return dict(enumerate(token.weights)), WalkState(state.step, active, holding)
@@ -140,7 +142,7 @@ def dealt(plan: Shape, tokens: int, link: Link) -> WalkState:
     here = {number: Token(number, 0, 0, me, torch.full((size,), 1 / size), []) for number in mine}
     degrees = {other: len(places.targets(other, 0)) for other in places.targets(me, 0)}
     holding = Holding(here, {}, {}, dict.fromkeys(range(tokens), 0), degrees)
-    return WalkState(0, mine[0] if mine else None, holding)
+    return WalkState(0, mine[0] if mine else NONE, holding)
 
 
 def next_place(token: Token, degrees: dict[int, int], me: int, alpha: float, seed: int) -> int:

@@ -18,6 +18,7 @@ from laconic.exchange.kernel import base, draw, repelled, sampling_covariance
 from laconic.exchange.topology import shape
 from laconic.links import memory
 from laconic.sync import walk
+from laconic.sync.walk import NONE
 from tests.tiny import batch, close, equal, loss, model, sgd, step, together, weights
 
 CHORDS = "0-1,1-2,2-3,3-4,4-5,0-5,0-3,1-4,1-5"
@@ -91,8 +92,12 @@ def test_the_covariance_of_visits_follows_from_the_chain_and_falls_with_alpha():
 # -- what it carries ---------------------------------------------------------------------------------------------
 
 
+def active(sync):
+    return None if sync._state.active == NONE else sync._state.active
+
+
 def holders(sync, net):
-    return sync._state.active, weights(net)
+    return active(sync), weights(net)
 
 
 def test_one_token_is_trained_by_one_worker_at_a_time_on_that_workers_data():
@@ -120,8 +125,8 @@ def test_with_one_worker_it_trains_alone():
 
 def test_repelled_visits_are_more_even_than_those_of_the_base_chain():
     def spread(alpha):
-        seen = together(6, walk(graph=CHORDS, alpha=alpha, memory=1.0), steps=120, each=lambda s, n: s._state.active)
-        counts = [sum(active is not None for active in worker) for worker in seen]
+        seen = together(6, walk(graph=CHORDS, alpha=alpha, memory=1.0), steps=120, each=lambda s, n: active(s))
+        counts = [sum(token is not None for token in worker) for worker in seen]
         assert sum(counts) == 120
         return sum((c - 20) ** 2 for c in counts)
 
@@ -136,7 +141,7 @@ def test_several_tokens_are_all_somewhere_and_of_those_at_one_place_one_is_train
         places = collections.Counter(number for state in states for number in state.holding.here)
         assert places == dict.fromkeys(range(tokens), 1)
         for state in states:
-            assert (state.active is None) == (not state.holding.here)
+            assert (state.active == NONE) == (not state.holding.here)
             waited += max(0, len(state.holding.here) - 1)
     assert waited, "two did meet"
 
@@ -203,8 +208,7 @@ def with_a_death(size, dies_at, steps=60, graph="complete"):
         trail = []
         for number in range(steps):
             step(net, sync, link.rank, number)
-            active = sync._state.active
-            trail.append(None if active is None else sync._state.holding.here[active])
+            trail.append(sync._state.holding.here.get(sync._state.active))
             if number == dies_at and trail[-1] is not None:
                 return trail, None, True
         return trail, weights(net), False
