@@ -96,6 +96,9 @@ class Link:
         """
         return time.perf_counter()
 
+    def compute(self, seconds: float) -> None:
+        """Say that what is computed next takes so long; a simulated link's clock goes on by it, any other by itself."""
+
     def __enter__(self) -> Link:
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ class Meter:
     ``bytes_out`` counts whole messages where they are handed to the transport (their frames and headers
     included, TCP's and Ethernet's not). ``seconds_waiting`` is the time that the training thread stood still for
     the network: a transfer hidden behind computation adds nothing. ``seconds_compressing`` is the time spent in
-    compressors, on whichever thread.
+    compressors, on whichever thread. Both are by ``clock``, the link's.
     """
 
     bytes_out: int = 0
@@ -26,6 +26,7 @@ class Meter:
     messages_in: int = 0
     seconds_waiting: float = 0.0
     seconds_compressing: float = 0.0
+    clock: Callable[[], float] = field(default=time.perf_counter, repr=False)
     _spans: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=4096), repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -44,11 +45,11 @@ class Meter:
     @contextmanager
     def compressing(self) -> Iterator[None]:
         """Count the time inside as spent compressing."""
-        start = time.perf_counter()
+        start = self.clock()
         try:
             yield
         finally:
-            end = time.perf_counter()
+            end = self.clock()
             with self._lock:
                 self.seconds_compressing += end - start
                 self._spans.append((start, end))
@@ -56,11 +57,11 @@ class Meter:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count the time inside as spent waiting, less what another thread of this link compressed meanwhile."""
-        start = time.perf_counter()
+        start = self.clock()
         try:
             yield
         finally:
-            end = time.perf_counter()
+            end = self.clock()
             with self._lock:
                 busy = 0.0
                 for a, b in reversed(self._spans):

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 from laconic.errors import ConfigError
 
@@ -50,12 +51,15 @@ class Network:
 
     def link(self, sender: int, receiver: int) -> Connection:
         """What one direction of one pair can carry by itself, shared ends left aside."""
-        for a, b, connection in self.links:
-            if (a, b) == (sender, receiver):
-                return connection
+        if (own := self._apart.get((sender, receiver))) is not None:
+            return own
         ends = self.connections[sender], self.connections[receiver]
         rate = min(ends[0].up, ends[1].down)
         return Connection(rate, rate, ends[0].latency)
+
+    @cached_property
+    def _apart(self) -> dict[tuple[int, int], Connection]:
+        return {(a, b): connection for a, b, connection in self.links}
 
     def to_json(self) -> str:
         """The network as text, for the worker processes; :meth:`from_json` reads it back."""
