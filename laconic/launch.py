@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from laconic.errors import ConfigError, LaconicError
+from laconic.fault import points
 from laconic.recipe import Recipe
 from laconic.workloads import load
 
@@ -99,7 +100,7 @@ def check_room(folder: Path, recipe: Recipe, parameters: int, *, resume: bool = 
     place = folder
     while not place.exists():
         place = place.parent
-    need = 2 * recipe.workers * parameters * 4 * 6 + (16 << 20)
+    need = 2 * recipe.workers * parameters * 4 * 6 + min(points.MOST_BYTES, points.MOST * 4 * parameters) + (16 << 20)
     free = shutil.disk_usage(place).free
     if need > free:
         raise ConfigError(f"{folder}: needs {need / 2**20:.0f} MiB for checkpoints, {free / 2**20:.0f} MiB are free")

@@ -23,7 +23,7 @@ from laconic import __version__
 from laconic.attached import Attached, nan_check
 from laconic.drag import Drag, factors
 from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
-from laconic.fault import checkpoint, randomness
+from laconic.fault import checkpoint, points, randomness
 from laconic.fault.ending import Ending
 from laconic.launch import die_with_parent
 from laconic.links.base import Link
@@ -36,9 +36,7 @@ from laconic.sync.base import Sync
 from laconic.workloads import Workload, load
 from laconic.workloads.recut import Recut
 
-POINTS = 28  # held-out losses along a run
 CURVE_SHARE = 4  # the curve is measured on one batch in so many; the final loss on all
-SNAPSHOT_BYTES = 1 << 30
 FLUSH_SECONDS = 0.5
 EVALUATION_SECONDS = 7 * 24 * 3600.0  # a worker that dies meanwhile is noticed by its closed connection
 
@@ -213,9 +211,9 @@ class Worker:
         """Shares of the run at which to keep the weights: close together at first, where the loss falls fast."""
         if self.rank != 0:
             return []
-        room = max(2, SNAPSHOT_BYTES // max(1, sum(p.numel() * p.element_size() for p in self.model.parameters())))
-        points = min(POINTS, room)
-        shares = [0.01 * 100 ** (i / (points - 1)) for i in range(points)]
+        room = max(2, points.MOST_BYTES // max(1, sum(p.numel() * p.element_size() for p in self.model.parameters())))
+        number = min(points.MOST, room)
+        shares = [0.01 * 100 ** (i / (number - 1)) for i in range(number)]
         return [share for share in shares if not self._reached(share)]
 
     def _snapshot(self) -> None:
@@ -340,6 +338,7 @@ class Worker:
                 self._put(point.pop("weights"))
                 out.write(json.dumps(point | {"eval_loss": self._held_out(curve)}) + "\n")
                 out.flush()
+        points.forget(self.folder)
         final = self._held_out(batches)
         self.model.load_state_dict(state)
         return final
@@ -405,6 +404,8 @@ class Worker:
         progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "meter": meter}
         progress |= {"own": self.own, "drawn": self.recut.taken}
         self.saved = int(self.steps)  # where workers take unequal steps, a mark that all of them know
+        if self.rank == 0 and self.ending.reason != "done":
+            points.keep(self.folder, self.points)
         checkpoint.save(self.folder, self.saved, self.model, self.attached, progress)
 
     def _resume(self, saved: int) -> None:
@@ -418,6 +419,7 @@ class Worker:
         _cut_after(self.folder / name, step)
         if self.rank == 0:
             _cut_after(self.folder / "evals.jsonl", step)
+            self.points = points.kept(self.folder, step, _steps(self.folder / "evals.jsonl"))
 
 
 def own_seed(seed: int, rank: int) -> int:
@@ -501,6 +503,10 @@ def _told(error: BaseException, path: str | None = None) -> str:
     own = [f for f in frames if f.filename == path] or [f for f in frames if "site-packages" not in f.filename]
     where = f" ({own[0].filename}:{own[0].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{where}"
+
+
+def _steps(path: Path) -> set[int]:
+    return {json.loads(line)["step"] for line in path.read_text().splitlines()} if path.exists() else set()
 
 
 def _cut_after(path: Path, step: int) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 import torch
 
-from laconic.errors import WorkloadError
+from laconic.errors import NotANumber, PacketError, WorkloadError
 from laconic.methods import METHODS, build
 from laconic.recipe import Recipe
 from laconic.train import commit, own_seed
@@ -66,6 +66,8 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_cut(method, tmp_
             assert sent[0] == sent[1]
         elif not flying:
             assert all(0 <= after - before <= 500 for before, after in zip(*sent, strict=True))
+        if flying:  # sent again: more calls, whose annotations are checked on list entries drawn from this generator
+            assert before[1]["random"].pop("python")[1][:624] == after[1]["random"].pop("python")[1][:624]
         assert equal(before, after) == []
     losses = [[line["loss"] for line in lines(run / "metrics.jsonl")] for run in (whole, cut)]
     assert losses[0] == losses[1]
@@ -83,6 +85,34 @@ def test_a_run_that_is_resumed_between_checkpoints_takes_the_lost_steps_again(tm
     for name in ("metrics.jsonl", "metrics-1.jsonl"):
         assert [line["step"] for line in lines(run / name)] == list(range(1, 9))
     assert [path.name for path in (run / "checkpoint").iterdir()] == ["step-000000008"]
+
+
+@pytest.mark.parametrize("measured", [0, 2])
+def test_the_curve_of_a_run_that_was_cut_and_resumed_begins_where_the_run_did(measured, tmp_path, monkeypatch):
+    whole = run_here(monkeypatch, recipe("diloco", steps=20, save_every=6), tmp_path / "whole")
+    wrong = {"wrong": "nan", "at": 15}
+    with pytest.raises(NotANumber):
+        run_here(monkeypatch, recipe("diloco", steps=20, save_every=6, options=wrong), tmp_path / "cut")
+    cut = tmp_path / "cut"
+    points = [int(path.stem[5:]) for path in sorted((cut / "points").iterdir())]
+    assert points == [line["step"] for line in lines(whole / "evals.jsonl") if line["step"] <= 12]
+    assert len(points) >= 5
+    shutil.copy(cut / "points" / f"step-{points[0]:09d}.safetensors", cut / "points" / "step-000000014.safetensors")
+    with open(cut / "evals.jsonl", "w") as file:  # killed in the middle of its evaluation
+        file.writelines(json.dumps(line) + "\n" for line in lines(whole / "evals.jsonl")[:measured])
+    run_here(monkeypatch, recipe("diloco", steps=20, save_every=6), cut)
+    ours, theirs = ([(p["step"], p["eval_loss"]) for p in lines(run / "evals.jsonl")] for run in (cut, whole))
+    assert ours == theirs
+    assert not (cut / "points").exists()
+
+
+def test_a_damaged_point_is_named(tmp_path, monkeypatch):
+    with pytest.raises(NotANumber):
+        run_here(monkeypatch, recipe(steps=20, save_every=6, options={"wrong": "nan", "at": 15}), tmp_path)
+    path = min((tmp_path / "points").iterdir())
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(PacketError, match=rf"points: cannot read .*{path.name}.*; delete it to go on without it"):
+        run_here(monkeypatch, recipe(steps=20, save_every=6), tmp_path)
 
 
 def test_a_run_folder_holds_all_that_the_design_names(tmp_path, monkeypatch):
