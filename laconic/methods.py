@@ -719,13 +719,16 @@ def hcef(
     power: float = 0.0,
     allowance: float | None = None,
     tradeoff: float = 1.0,
+    control: str = "plan",
+    budget: float = 1.0,
 ) -> Sync:
     """HCEF, reconstructed: uneven workers take as many steps, and send as much, as lets all end a round together.
 
     least_steps, most_steps: bounds of the steps in a round; least_density, most_density: bounds of the share of entries
     sent; weight: this worker's share of the data; drift_cost: what steps squared cost in steps of progress;
     variance_cost: what 1/density - 1 costs; joules: of a step; power: watts while sending; allowance: joules a round,
-    none for no bound; tradeoff: weight of progress against energy.
+    none for no bound; tradeoff: weight of progress against energy; control: plan, or flexfl, by which steps follow
+    speed alone and each worker chooses its density when it sends; budget: with flexfl, mean seconds of sending a round.
     """
     return hcef_sync(
         topk,
@@ -740,6 +743,8 @@ def hcef(
         power,
         allowance,
         tradeoff,
+        control,
+        budget,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from laconic.aggregate.mean import weighted_mean
 from laconic.compress.base import Compressor, share
 from laconic.compress.topk import topk
-from laconic.errors import ConfigError, PacketError
+from laconic.errors import ClashError, ConfigError, PacketError, unknown
 from laconic.exchange.adaptive import SESSION, levels
 from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone
@@ -20,11 +20,13 @@ from laconic.links.base import Link
 from laconic.packet import Message, Packet
 from laconic.state import checkpointed
 from laconic.sync.base import Params, Sync, Updates, drift, master, named, positive
-from laconic.sync.control import Choice, Device, Terms, affine, energy, plan, spent
+from laconic.sync.control import LEAST_QUEUE, Choice, Device, Flex, Terms, affine, energy, flex_count, plan, spent
 
 SMOOTHING = 0.3  # the newest measurement's share
 PROBE = 1 << 16  # bytes of the larger of two messages that a link's rate is measured by
 FIELDS = ("step", "rate", "latency", "share", "joules", "power", "allowance", "queue")
+CONTROLS = ("plan", "flexfl")
+FLEX_WEIGHT = 100.0  # of dropped energy against a budget of 1: less, and a queue of few rounds swings
 ENDLESS = 1e300  # an allowance without end, where JSON has no infinity
 
 
@@ -33,7 +35,8 @@ class HcefState(NamedTuple):
     """``round`` counts rounds, ``step`` this worker's steps in this one; ``steps`` and ``density`` are its choice.
 
     ``mean_steps`` is the mean of all workers' choices, by their shares of the data. ``seconds`` of a local step,
-    ``rate`` and ``latency`` of this worker's link are smoothed, 0 where not measured yet. ``queue`` is of energy.
+    ``rate`` and ``latency`` of this worker's link are smoothed, 0 where not measured yet. ``queue`` is of energy,
+    with flexfl of seconds spent sending.
     Since ``began`` on the clock of process ``session``, all steps but the first ``counted`` of the round were taken.
     ``taken`` is the mean number of steps that workers took in the rounds that have ended, ``even`` that of this one.
     """
@@ -70,6 +73,8 @@ def hcef(
     power: float = 0.0,
     allowance: float | None = None,
     tradeoff: float = 1.0,
+    control: str = "plan",
+    budget: float = 1.0,
 ) -> Sync:
     """In each round take tau steps alone, send their sum at density theta, and move to the mean of all workers.
 
@@ -81,6 +86,10 @@ def hcef(
     sending, a worker that has spent more is given less to do. In each round one worker in turn measures its link, by
     two messages to the next.
 
+    With ``control`` flexfl steps are dealt by speed alone, ``most_steps`` to the fastest, and each worker decides by
+    itself, when it sends, how many entries: FlexFL's controller. A message costs its seconds on the measured link, at
+    most ``budget`` of them a round on average. Energies are taken as shares of the whole, so ``tradeoff`` has no unit.
+
     Workers take unequal numbers of steps: end a loop by ``sync.rounds``, which all count alike.
 
     Wire:   the compressor's at theta, once a round; two messages and their answers to one peer in turn, of 64 kB
@@ -88,10 +97,13 @@ def hcef(
     Law:    with equal tau and theta 1 it is :func:`local_steps`, which is federated averaging.
     Raises: ConfigError for settings out of range.
     Source: the two controls of HCEF, arXiv:2409.04022, as this project reconstructs them from its abstract: its
-            formulas are not the paper's. The normalisation: Wang et al. 2020, arXiv:2007.07481 (FedNova).
+            formulas are not the paper's. The normalisation: Wang et al. 2020, arXiv:2007.07481 (FedNova). The other
+            control: FlexFL, arXiv:2212.08496.
     """
+    flexible = control == "flexfl"
     limits = Terms(0.0, 1.0, drift_cost, variance_cost, tradeoff, least_steps, most_steps, least_density, most_density)
     check_settings(limits, joules, power, allowance)
+    check_control(control, budget, energetic=allowance is not None or joules > 0 or power > 0)
     fixed = least_steps == most_steps and least_density == most_density
     rule = weighted_mean(weight)
     if not fixed:
@@ -103,9 +115,9 @@ def hcef(
     def init(params: Any) -> HcefState:
         anchor = [master(p) for p in named(params).values()]
         state = talk(most_density).init(anchor)
-        unknown = (0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0)
+        nothing = (0.0, 0.0, 0.0, float(flexible), 0.0, 0, 0.0, 0)
         steps = float(least_steps)
-        return HcefState(0, 0, least_steps, most_density, steps, *unknown, 0.0, steps, anchor, state)
+        return HcefState(0, 0, least_steps, most_density, steps, *nothing, 0.0, steps, anchor, state)
 
     def after_step(params: Params, state: HcefState, link: Link) -> tuple[Updates, HcefState]:
         step = state.step + 1
@@ -114,12 +126,13 @@ def hcef(
         if step < state.steps:
             return {}, state._replace(step=step)
         took = (link.now() - state.began) / (step - state.counted) if not fixed and step > state.counted else 0.0
-        scale = state.mean_steps / state.steps
-        moved = [d.mul_(scale) for d in drift(state.anchor, params)]
+        moved = [d.mul_(state.mean_steps / state.steps) for d in drift(state.anchor, params)]
+        if flexible and not fixed and state.rate:
+            state = flexed(state, moved, limits._replace(nbytes=message_nbytes(kind(1.0), moved)), budget)
         mean, exchanged = link.start(talk(state.density).run, moved, state.exchange, link).result()
         anchor = [a - m for a, m in zip(state.anchor, mean, strict=True)]
-        taken = state.taken + state.even
-        after = state._replace(round=state.round + 1, step=0, taken=taken, anchor=anchor, exchange=exchanged)
+        now = {"round": state.round + 1, "step": 0, "taken": state.taken + state.even}
+        after = state._replace(**now, anchor=anchor, exchange=exchanged)
         if not fixed:
             after = link.start(decided, after, took, link).result()._replace(began=link.now(), counted=0)
         return dict(enumerate(anchor)), after
@@ -132,6 +145,8 @@ def hcef(
         if any(d.step <= 0 or d.rate <= 0 for d in devices):  # not all are measured yet
             return state
         terms = limits._replace(nbytes=message_nbytes(kind(1.0), state.anchor))
+        if flexible:
+            return by_speed(state, devices, terms, link.rank)
         if allowance is not None:
             used = energy(own, Choice(state.steps, state.density), terms)
             state = state._replace(queue=spent(own, used))
@@ -153,7 +168,7 @@ def hcef(
         None,
         after_step,
         model,
-        name=name + f"densities={least_density:g} to {most_density:g})",
+        name=name + f"densities={least_density:g} to {most_density:g}, {control})",
         exchange=talk(most_density),
         rounds=None if fixed else lambda state: state.round,
         taken=None if fixed else lambda state: state.taken + state.even * state.step / state.steps,
@@ -180,6 +195,47 @@ def check_settings(limits: Terms, joules: float, power: float, allowance: float 
             raise ConfigError(f"hcef: {setting} must be at least 0, got {value}")
     if (allowance is not None and not 0 < allowance < math.inf) or not limits.tradeoff > 0:
         raise ConfigError(f"hcef: allowance and tradeoff must be positive, got {allowance} and {limits.tradeoff}")
+
+
+def check_control(control: str, budget: float, energetic: bool) -> None:
+    """Check which controller is to decide.
+
+    Raises: ConfigError, ClashError.
+    """
+    if control not in CONTROLS:
+        raise unknown("hcef control", control, CONTROLS)
+    if not 0 < budget < math.inf:
+        raise ConfigError(f"hcef: budget must be positive, got {budget}; it is seconds of sending in a round")
+    if control == "flexfl" and energetic:
+        raise ClashError("hcef: only the plan knows of energy; leave joules, power and allowance out with flexfl")
+
+
+def by_speed(state: HcefState, devices: list[Device], terms: Terms, rank: int) -> HcefState:
+    """Steps in proportion to speed, the most for the fastest."""
+    quickest = min(d.step for d in devices)
+    taken = [max(terms.least_steps, round(terms.most_steps * quickest / d.step)) for d in devices]
+    whole = sum(d.share for d in devices)
+    mean_steps = sum(d.share * steps for d, steps in zip(devices, taken, strict=True)) / whole
+    deadline = max(d.step * steps for d, steps in zip(devices, taken, strict=True))
+    now = state._replace(steps=taken[rank], mean_steps=mean_steps, deadline=deadline)
+    return now._replace(even=sum(taken) / len(taken))
+
+
+def flexed(state: HcefState, moved: list[Tensor], terms: Terms, budget: float) -> HcefState:
+    """The density at which a change is sent now by FlexFL's controller, and the queue after it.
+
+    Law:    the mean cost comes to at most ``budget`` seconds a round, or to what the least density costs.
+    """
+    held = [getattr(inner, "residual", None) for inner in state.exchange.inner]
+    parts = [m if r is None else m + r for m, r in zip(moved, held, strict=True)]
+    whole = torch.cat([part.reshape(-1) for part in parts]).double()
+    norm = float(whole.norm())
+    price = terms.nbytes / state.rate / budget  # of everything
+    flex = Flex(state.queue, FLEX_WEIGHT * terms.tradeoff, 1.0, state.latency / budget, price / whole.numel())
+    count, _ = flex_count(whole / norm if norm else whole, flex)
+    density = min(max(count / whole.numel(), terms.least_density), terms.most_density)
+    cost = flex.message + density * price  # a round is never left out, so the least is always paid
+    return state._replace(density=density, queue=max(LEAST_QUEUE, state.queue + cost - 1.0))
 
 
 def measured(state: HcefState, took: float, link: Link) -> HcefState:

@@ -169,6 +169,25 @@ def test_what_each_dropped_is_sent_later():
         assert any(float(inner.residual.norm()) > 0 for inner in state.inner if hasattr(inner, "residual"))
 
 
+def test_flexfl_keeps_to_its_budget_of_seconds_and_sends_more_the_more_it_has():
+    spent = {}
+    for budget in (0.02, 0.05):
+        found = driven([0.1, 0.1], [1e4, 1e4], 70, control="flexfl", budget=budget, most_steps=2)
+        # Each record is of the state before its round was sent: the density is of the round before.
+        states = [record[0] for records, _ in found for record in records[20:]]
+        costs = [s.latency + s.density * whole_message(topk(1.0), s.anchor) / s.rate for s in states]
+        spent[budget] = sum(costs) / len(costs)
+        assert spent[budget] <= 1.1 * budget
+    assert spent[0.05] > 1.5 * spent[0.02]
+
+
+def test_with_flexfl_the_fastest_takes_the_most_steps_and_the_others_in_proportion():
+    records = [records for records, _ in driven([0.1, 0.2, 0.5], [1e5, 1e5, 1e5], control="flexfl", most_steps=10)]
+    assert [own[-1][0].steps for own in records] == [10, 5, 2]
+    assert records[0][-1][0].mean_steps == pytest.approx(17 / 3)
+    assert len({own[-1][2] for own in records}) == 1, "all hold the same weights"
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -176,6 +195,9 @@ def test_what_each_dropped_is_sent_later():
         ({"least_density": 0.5, "most_density": 0.4}, "needs least <= most"),
         ({"most_steps": 0}, "most_steps must be"),
         ({"drift_cost": -1.0}, "drift_cost must be"),
+        ({"control": "flexfil"}, "did you mean 'flexfl'"),
+        ({"control": "flexfl", "joules": 1.0}, "only the plan knows of energy"),
+        ({"budget": 0.0}, "budget must be positive"),
         ({"allowance": 0.0}, "allowance and tradeoff must be positive"),
     ],
 )
