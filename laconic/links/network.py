@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from laconic.errors import ConfigError
+from laconic.plan.cluster import Cluster
 
 BIT_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -71,6 +72,17 @@ class Network:
         raw = json.loads(text)
         connections = tuple(Connection(**c) for c in raw["connections"])
         return cls(connections, tuple((a, b, Connection(**c)) for a, b, c in raw["links"]))
+
+
+def of_cluster(cluster: Cluster, workers: int) -> Network:
+    """The network of ``workers`` that are placed on a cluster's machines, each with a connection of its own."""
+    placed = cluster.placed(workers)
+    lines = {(a.name, b.name): cluster.line(a, b) for a in placed for b in placed if a is not b}
+    if workers > len({machine.name for machine in placed}):  # some share a machine
+        lines |= {(a.name, a.name): cluster.line(a, a) for a in placed if placed.count(a) > 1}
+    made = {ends: Connection(line.bandwidth, line.bandwidth, line.latency) for ends, line in lines.items()}
+    pairs = ((i, j, made[a.name, b.name]) for i, a in enumerate(placed) for j, b in enumerate(placed) if i != j)
+    return Network(tuple(Connection(machine.up, machine.down) for machine in placed), tuple(pairs))
 
 
 def parse_rate(text: str) -> float:

@@ -1,0 +1,1 @@
+"""What it costs: the machines and the links between them."""
