@@ -239,12 +239,17 @@ def _ideal(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, A
 
 
 def _paces(run: Path) -> dict[str, Any]:
-    columns = read_lines(run / "metrics.jsonl")
-    times = columns["seconds"]
+    """What was measured of the ideal. A step takes as long as if all did the mean of the workers' own steps a second."""
+    paths = [run / "metrics.jsonl", *sorted(run.glob("metrics-*.jsonl"))]
+    columns = [read_lines(path)["seconds"] for path in paths]
+    step = len(columns) / sum(1 / _pace(times) for times in columns)
+    return {"step_seconds": step, "steps": len(columns[0]), "seconds": columns[0][-1]}
+
+
+def _pace(times: list[float]) -> float:
     skip = min(3, len(times) - 1)  # the first steps warm caches up
     counted = len(times) - 1 - skip
-    step = (times[-1] - times[skip]) / counted if counted else times[-1] / len(times)
-    return {"step_seconds": step, "steps": len(times), "seconds": times[-1]}
+    return (times[-1] - times[skip]) / counted if counted else times[-1] / len(times)
 
 
 def _expected_steps(recipe: Recipe, step_seconds: float) -> float:
