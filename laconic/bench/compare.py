@@ -239,7 +239,7 @@ def _ideal(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, A
 
 
 def _paces(run: Path) -> dict[str, Any]:
-    """What was measured of the ideal. A step takes as long as if all did the mean of the workers' own steps a second."""
+    """What was measured of the ideal; its pace is the mean of all workers' steps a second, which may differ."""
     paths = [run / "metrics.jsonl", *sorted(run.glob("metrics-*.jsonl"))]
     columns = [read_lines(path)["seconds"] for path in paths]
     step = len(columns) / sum(1 / _pace(times) for times in columns)
