@@ -105,8 +105,8 @@ def switch(first: Sync | None = None, then: Sync | None = None, at: int | None =
 
     def decayed(state: SwitchState) -> SwitchState:
         begun, tell = held(state), now(state).decayed
-        if state.at == NEVER:  # this step is the last of the first half; a bucket has counted it already
-            state = state._replace(at=state.step + (0 if by_bucket and begun is not None else 1))
+        if state.at == NEVER:  # the step that is being taken is the last of the first half
+            state = state._replace(at=state.step + 1)
         return state if tell is None or begun is None else put(state, tell(begun.state))
 
     def learning(state: SwitchState, rate: float) -> SwitchState:
