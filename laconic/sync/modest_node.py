@@ -342,9 +342,9 @@ class Node:
     def _release(self) -> None:
         """Let my worker go, with the newest model."""
         assert self._ended is not None, "somebody's loop has ended"
+        if self._finishing or (self._asked is not None and self._asked not in self.gone):
+            return  # the answer is under way
         self._asked = None
-        if self._finishing:
-            return
         others = [peer for peer in self._enders if peer not in self.gone]
         if self.adopted >= self._ended or not others:
             self._let_go()
