@@ -258,18 +258,18 @@ def served(plan: Plan, state: ModestState, link: Link) -> tuple[ModestState, Ser
 
 def newest(plan: Plan, state: ModestState, link: Link, patience: float) -> tuple[ModestState, Updates]:
     """The newest model that has come for this worker, once anything has or ``patience`` seconds have passed."""
-    assert state.service is not None, "the service is begun before it is asked"
-    news: Updates = {}
+    service, news = state.service, Updates()
+    assert service is not None, "it is begun before it is asked"
     try:
         while True:
-            words, model = next_word(state.service, link, patience)
+            words, model = next_word(service, link, patience)
             patience = 0.0
             if words["kind"] == "adopt" and words["round"] > state.round:
                 state, news = adopted(plan, state, words, model)
             elif words["kind"] in ("over", "stopped"):
                 state = state._replace(over=True)
                 if words["kind"] == "stopped":  # I have left
-                    state.service.handle.result()
+                    service.handle.result()
     except PeerTimeout:
         return state, news
 
