@@ -115,7 +115,7 @@ def _region(talk: Exchange, lr: float, momentum: float, pull: float, own: float)
             f"{pull:g}; beyond it the workers drift apart for ever"
         )
     found = radius(talk.group, lr, momentum, pull, own)
-    if found >= 1:
+    if found > 1 - 1e-9:  # at own=1 exactly 1: nothing of the others' ever arrives
         raise ConfigError(
             f"noloco: with own={own:g}, lr={lr:g}, momentum={momentum:g} and mixing={pull:g} the workers drift apart: "
             f"each round multiplies their squared distance by {found:.3g}; use own=0, or less of one of the others"
