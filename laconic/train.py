@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from laconic import __version__
+from laconic import __version__, merging
 from laconic.attached import Attached, nan_check
 from laconic.drag import Drag, factors
 from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
@@ -37,6 +37,7 @@ from laconic.workloads import Workload, load
 from laconic.workloads.recut import Recut
 
 CURVE_SHARE = 4  # the curve is measured on one batch in so many; the final loss on all
+CALIBRATION = 16  # batches of each worker from which normalisation is estimated again after a merge
 FLUSH_SECONDS = 0.5
 EVALUATION_SECONDS = 7 * 24 * 3600.0  # a worker that dies meanwhile is noticed by its closed connection
 
@@ -93,6 +94,8 @@ class Worker:
         self.idle: dict[str, float] = {}  # what it shows when training begins: the first weights are not the method's
         self.points: list[dict[str, Any]] = []
         self.trained: dict[str, float] = {}
+        self.apart: list[dict[str, Tensor]] = []  # this worker's weights and everyone's mean, where they differ
+        self.judged: dict[str, float] = {}
         resumed = checkpoint.newest(run, self.size)
         if resumed is not None:
             self._resume(resumed)
@@ -111,7 +114,9 @@ class Worker:
         self.link.barrier()
         self._save()  # as it is before the finish, so that more steps may follow
         if self.ending.reason != "interrupted":
+            self._look_apart()
             self._finish()
+            self._judge()
         final = None if self.ending.reason == "interrupted" else self._evaluate()
         self._summarise(losses, final)
         if self.rank == 0:  # all have saved by now
@@ -166,10 +171,38 @@ class Worker:
             return
         before, start = self.link.meter.reading(), time.perf_counter()
         self.attached.finish()
+        if self.attached.sync.recalibrates:
+            self._recalibrate()
         self.seconds += time.perf_counter() - start
         after = self.link.meter.reading()
         self.trained = {name: value + after[name] - before[name] for name, value in self.trained.items()}
         self._snapshot()
+
+    def _look_apart(self) -> None:
+        """Keep this worker's weights and the mean of all, where they differ; training knows nothing of it."""
+        if self.attached.sync.equal or self.size == 1:
+            return
+        own = {name: value.clone() for name, value in self.attached.weights().items()}
+        mean = merging.merged(self.attached)
+        with merging.standing_in(self.model, mean):
+            self._recalibrate()
+            mean |= {name: value.clone() for name, value in self.model.named_buffers()}
+        self.apart = [own, mean]
+
+    def _recalibrate(self) -> None:
+        taken = (self.recut.take(1.0) for _ in range(CALIBRATION))
+        merging.reestimate(self.model, lambda batch: self.workload.loss(self.model, batch), taken, self.link)
+
+    def _judge(self) -> None:
+        """The held-out loss of this worker's own weights, and on worker 0 of the mean of all, where they differ."""
+        if not self.apart:
+            return
+        own, mean = self.apart
+        batches = self._curve(list(self.workload.batches("eval", 0, self.size, self.recipe.seed)))
+        self.judged["distance"] = merging.distance(own, mean)
+        for name, weights in (("local_loss", own), ("merged_loss", mean))[: 2 if self.rank == 0 else 1]:
+            with merging.standing_in(self.model, weights):
+                self.judged[name] = self._held_out(batches)
 
     @property
     def steps(self) -> float:
@@ -331,7 +364,7 @@ class Worker:
 
     def _evaluated(self) -> float:
         batches = list(self.workload.batches("eval", 0, self.size, self.recipe.seed))
-        curve = batches[:: CURVE_SHARE if len(batches) >= 2 * CURVE_SHARE else 1]
+        curve = self._curve(batches)
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         with open(self.folder / "evals.jsonl", "a") as out:
             for point in self.points:
@@ -342,6 +375,9 @@ class Worker:
         final = self._held_out(batches)
         self.model.load_state_dict(state)
         return final
+
+    def _curve(self, batches: list[Any]) -> list[Any]:
+        return batches[:: CURVE_SHARE if len(batches) >= 2 * CURVE_SHARE else 1]
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
@@ -363,6 +399,7 @@ class Worker:
         mine = {"loss": sum(recent) / len(recent) if recent else math.nan} | self._split(counts)
         mine |= {"bytes_out": int(counts["bytes_out"]), "messages_out": int(counts["messages_out"])}
         mine |= {"steps": self.step, "tokens": self.own}
+        mine |= {name: value for name, value in self.judged.items() if name != "merged_loss"}
         mine["bytes_out_in_all"] = self.link.meter.bytes_out  # of this process, from the first weights to the last
         (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(mine))
         # Worker 0 may take longer to evaluate than a peer may be silent in training.
@@ -384,6 +421,7 @@ class Worker:
             "seconds": self.seconds,
             "loss": mean["loss"],
             "eval_loss": final,
+            **(self._apartness(mean) if self.judged else {}),
             "bytes_out": round(mean["bytes_out"]),
             "messages_out": round(mean["messages_out"]),
             **{key: mean[key] for key in ("seconds_computing", "seconds_compressing", "seconds_waiting")},
@@ -396,6 +434,16 @@ class Worker:
             "stopped": None if self.ending.reason in ("done", None) else self.ending.reason,
         }
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+
+    def _apartness(self, mean: dict[str, float]) -> dict[str, float]:
+        """What the workers' own weights are worth on average, what their mean is, and how far they are from it."""
+        held = sum(value.numel() for value in self.apart[0].values())
+        return {
+            "local_loss": mean["local_loss"],
+            "merged_loss": self.judged["merged_loss"],
+            "consensus": mean["distance"],
+            "weight_std": math.sqrt(mean["distance"] / held),
+        }
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 

@@ -54,6 +54,13 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
             min if held_out else None,  # one step's training loss is mostly its batch's luck
             _ranged("eval_loss" if held_out else "loss", units.loss),
         ),
+        Column(
+            "Workers’ own loss, and their mean’s",
+            "own >\nmerged",
+            apart,
+            lambda m: units.number(m.get("merged_loss")),
+            wide=True,
+        ),
         _plain("tokens", "Tokens", "tokens", units.count),
         _plain("steps", "Steps", "steps", units.count),
         _plain("seconds", "Time", "time", units.duration),
@@ -138,6 +145,8 @@ def note(comparison: Mapping[str, Any]) -> str:
     held_out = any(_there(m, "eval_loss") for m in methods)
     if held_out and any(shown_loss(m, held_out).endswith("†") for m in methods):
         parts.append("†: training loss, none was held out")
+    differ = [f"{m['name']} {apart(m)}" for m in methods if _there(m, "merged_loss")]
+    parts += [f"loss of the workers' own weights > of their mean: {', '.join(differ)}"] if differ else []
     if unfinished := comparison.get("unfinished"):
         parts.append(f"not finished: {len(unfinished)} runs; go on with laconic compare --resume")
     parts += [f"failed: {text(one)}" for one in comparison.get("failed") or []]
@@ -188,6 +197,12 @@ def shown_loss(method: Method, held_out: bool) -> str:
     if _there(method, "eval_loss") or not _there(method, "loss"):
         return units.loss(method.get("eval_loss"))
     return units.loss(method["loss"]) + "†"
+
+
+def apart(method: Method) -> str:
+    """What workers' own weights reach on average, and what their mean does; nothing where they are the same."""
+    own, merged = units.loss(method.get("local_loss")), units.loss(method.get("merged_loss"))
+    return f"{own} > {merged}" if _there(method, "merged_loss") else units.NOTHING
 
 
 def plain_method(comparison: Mapping[str, Any]) -> Method | None:

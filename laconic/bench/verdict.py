@@ -18,6 +18,7 @@ PLAIN = "ddp"
 KEYS = ("steps", "tokens", "seconds", "loss", "eval_loss", "bytes_out", "messages_out")
 SECONDS = ("seconds_computing", "seconds_compressing", "seconds_waiting")
 RANGED = (*KEYS, *SECONDS, "reached_seconds", "speedup")
+APART = ("local_loss", "merged_loss", "consensus", "weight_std")  # of methods whose workers differ
 
 
 class Result(NamedTuple):
@@ -172,6 +173,7 @@ def _entry(result: Result, goals: Mapping[int, tuple[float, float]], plain: bool
     folder = next(iter(result.runs.values()))
     several = folder.name.startswith("seed-")
     entry = {"name": way.name, **{key: spread.mean([run[key] for run in runs]) for key in (*KEYS, *SECONDS)}}
+    entry |= {key: spread.mean([run[key] for run in runs]) for key in APART if all(key in run for run in runs)}
     reached = [run["reached_seconds"] for run in runs]
     wire = [run["wire_bytes"] for run in runs]
     entry["folder"] = folder.parent.name if several else folder.name
@@ -193,6 +195,7 @@ def _run(seed: int, folder: Path, goal: tuple[float, float] | None, plain: bool)
     curve = _curve(folder)
     where = folder.relative_to(folder.parent.parent) if folder.name.startswith("seed-") else Path(folder.name)
     run: dict[str, Any] = {"seed": seed, **{key: summary[key] for key in (*KEYS, *SECONDS)}, "folder": str(where)}
+    run |= {key: summary[key] for key in APART if key in summary}
     run["wire_bytes"] = _wire(folder)
     run["curve_loss"] = curve[-1][1] if curve else None
     run["reached_seconds"] = run["speedup"] = None

@@ -23,13 +23,20 @@ def remarks(folder: Path, recipe: Recipe) -> list[str]:
             f"The workers exchanged nothing in these {steps}: each trained by itself, because {recipe.method} did not "
             "come to its first exchange. Set a shorter period (--set every=…) or train for longer."
         ]
+    apart = []
+    if summary.get("merged_loss") is not None:
+        apart = [
+            f"The workers' own weights end with a held-out loss of {units.loss(summary['local_loss'])} on average, and "
+            f"their mean has {units.loss(summary['merged_loss'])}; they differ by {summary['weight_std']:.2g} (rms)."
+        ]
     waited = summary["seconds_waiting"] / max(summary["seconds"], 1e-9)
     if waited <= MUCH_WAITING:
-        return []
+        return apart
     link = f" --link {recipe.link}" if recipe.link else ""
     return [
+        *apart,
         f"The workers spent {units.share(waited)} of their time waiting for the network. To see which method waits "
-        f"less here: laconic compare {recipe.workload} --workers {recipe.workers}{link}"
+        f"less here: laconic compare {recipe.workload} --workers {recipe.workers}{link}",
     ]
 
 

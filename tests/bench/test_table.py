@@ -69,3 +69,12 @@ def test_the_plain_method_is_the_one_named_so_or_the_one_that_is_once_as_fast():
     assert plain_method(COMPARISON)["name"] == "ddp"
     assert plain_method({**COMPARISON, "plain": "powersgd"})["name"] == "powersgd"
     assert plain_method({"methods": []}) is None
+
+
+def test_workers_that_differ_show_their_own_loss_and_their_means():
+    ways = [METHOD | {"name": "ddp"}, METHOD | {"name": "d-psgd", "local_loss": 2.25, "merged_loss": 2.05}]
+    found = next(c for c in columns({"methods": ways}) if "mean" in c.title)
+    assert [found.cell(way) for way in ways] == ["–", "2.250 > 2.050"]
+    assert not any("their mean" in c.title for c in columns({"methods": ways[:1]}))
+    text = " ".join(rendered({"methods": ways}, 80).split())
+    assert "loss of the workers' own weights > of their mean: d-psgd 2.250 > 2.050" in text
