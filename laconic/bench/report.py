@@ -110,7 +110,8 @@ def title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
     if len(comparisons) == 1 and not alone:
         summary = comparisons[0].summary
         on = f" on {table.text(summary['workload'])}" if summary.get("workload") else ""
-        return f"{len(summary['methods'])} ways to train{on}"
+        ways = len(summary["methods"])
+        return f"{ways} way{'s' * (ways != 1)} to train{on}"
     if len(alone) == 1 and not comparisons:
         on = f" on {table.text(alone[0].summary['workload'])}" if alone[0].summary.get("workload") else ""
         return f"{alone[0].name}{on}"

@@ -200,11 +200,11 @@ def _meant_for(name: str, given: Sequence[Given]) -> dict[str, Given]:
 
 def _affordable(chosen: Mapping[str, Mapping[str, Given]], seeds: int, seconds: float | None) -> None:
     """Refuse more runs than anybody waits for, before their settings are even put together."""
-    number_of_ways = sum(math.prod(len(one.values) for one in settings.values()) for settings in chosen.values())
-    runs = number_of_ways * seeds
+    count = sum(math.prod(len(one.values) for one in settings.values()) for settings in chosen.values())
+    runs = count * seeds
     if runs > MOST_RUNS:
         time = f", {about(runs * seconds)} of training" if seconds else ""
-        many = f"{number_of_ways:,} way{'s' * (number_of_ways > 1)} x {seeds} seed{'s' * (seeds > 1)} are {runs:,} runs{time}"
+        many = f"{count:,} way{'s' * (count > 1)} x {seeds} seed{'s' * (seeds > 1)} are {runs:,} runs{time}"
         fewer = "sweep fewer values, or for one method, as diloco.every=10,50"
         raise ConfigError(f"{many}; a comparison has at most {MOST_RUNS}: {fewer}")
 

@@ -214,6 +214,55 @@ def test_compare_prints_one_json_object_with_what_was_promised_and_nothing_else(
 
 
 @pytest.mark.processes
+def test_a_comparison_that_is_interrupted_keeps_what_has_finished_and_goes_on(laconic, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "IDEAL_LEAST", 1.0)
+    folder = tmp_path / "swept"
+    second = folder / "02-diloco" / "seed-0"
+    thread = once(lambda: has_steps(second / "metrics.jsonl"), interrupt)
+    waits = ("--option", "wait=0.01", "--seeds", 2, "--seconds", 2)
+    argv = ("compare", MINE, "-m", "ddp,diloco", "--set", "every=5", "--link", "20mbit", "--out", folder, *waits)
+    status, out, told = laconic(*argv)
+    thread.join()
+    assert status == 130, told
+    assert "2 ways x 2 seeds x 2 s: about" in out
+    assert f"Go on with: laconic compare --resume {folder}" in told
+    assert workers_of(folder) == []
+    status, out, told = laconic("report", folder, "--picture", tmp_path / "part.svg")
+    assert status == 0, told
+    assert "1 way to train" in (tmp_path / "part.svg").read_text()
+    cut = lines(second / "metrics.jsonl")[-1]["step"]
+
+    status, out, told = laconic("compare", "--resume", folder, "--json")
+    assert (status, told) == (0, "")
+    comparison = json.loads(out)
+    assert [m["name"] for m in comparison["methods"]] == ["ddp", "diloco"]
+    assert [[run["seed"] for run in m["runs"]] for m in comparison["methods"]] == [[0, 1]] * 2
+    assert (comparison["unfinished"], comparison["failed"]) == ([], [])
+    steps = [line["step"] for line in lines(second / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1))  # it went on from its checkpoint
+    assert len(steps) > cut
+    assert lines(second / "evals.jsonl")[0]["step"] <= cut  # and its curve begins where it did
+    with_text = (folder / "report.html").read_text()
+    assert "A line is the mean of 2 seeds" in with_text
+    begun = time.monotonic()
+    assert laconic("compare", "--resume", folder)[0] == 0  # nothing is left to run
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.processes
+def test_a_way_that_fails_leaves_the_others_and_status_2(laconic, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "IDEAL_LEAST", 1.0)
+    argv = ("compare", MINE, "-m", "diloco", "--set", "every=5", "--sweep", "lr=0.7,1e30", "--link")
+    status, out, told = laconic(*argv, "20mbit", "--seconds", 1.5, "--out", tmp_path / "run")
+    assert status == 2
+    assert "diloco lr=1e30: worker" in told
+    assert "Traceback" not in told
+    assert "diloco lr=0.7" in " ".join(out.split())
+    assert "failed: diloco lr=1e30" in " ".join(out.split())
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.processes
 @pytest.mark.root
 @pytest.mark.skipif(beds.available() is not None, reason=str(beds.available()))
 def test_the_meter_agrees_with_the_kernels_count_of_what_left_each_worker(tmp_path):
