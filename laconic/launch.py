@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from laconic.errors import ConfigError, LaconicError
 from laconic.fault import points
-from laconic.recipe import Recipe
+from laconic.recipe import SIMULATED, Recipe
 from laconic.workloads import load
 
 POLL_SECONDS = 0.1
@@ -33,6 +33,7 @@ WORKER_BYTES = 350 << 20  # what a worker takes before its model: the interprete
 MODEL_COPIES = 10  # of the parameters: gradients, the optimizer, a method's state, messages under way
 STARTER = "LACONIC_STARTER"  # the environment variable with the pid of who starts the workers
 PER_CORE = 16  # workers on one core: beyond that they spend their time taking turns
+MOST_SIMULATED = 2048  # each is a thread or two
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -50,7 +51,9 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
     """
     recipe.checked()
     cores = os.cpu_count() or 1
-    if recipe.workers > PER_CORE * cores:
+    if recipe.on == SIMULATED:
+        _simulable(recipe, tell)
+    elif recipe.workers > PER_CORE * cores:
         raise ConfigError(
             f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
         )
@@ -58,7 +61,8 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
     parameters = _tried(recipe)
     if time.monotonic() - begun > COMPILED_SECONDS:
         tell(f"{recipe.method}: compiled its loops for this machine; later runs start at once")
-    need, free = recipe.workers * (WORKER_BYTES + MODEL_COPIES * 4 * parameters), _free_memory()
+    processes = 1 if recipe.on == SIMULATED else recipe.workers
+    need, free = processes * WORKER_BYTES + recipe.workers * MODEL_COPIES * 4 * parameters, _free_memory()
     if free is not None and need > free:
         raise ConfigError(
             f"{recipe.workers} workers need about {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; "
@@ -71,6 +75,15 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
         if reason is not None:
             raise ConfigError(f"on=testbed: {reason}; on=paced holds links to a rate without root")
     return parameters
+
+
+def _simulable(recipe: Recipe, tell: Callable[[str], None]) -> None:
+    """Refuse more workers than threads are good for, and a step of which nobody knows how long it takes."""
+    from laconic.pace import paces, told
+
+    if recipe.workers > MOST_SIMULATED:
+        raise ConfigError(f"{recipe.workers} simulated workers are too many; use at most {MOST_SIMULATED}")
+    tell(told(recipe, paces(recipe, load(recipe.workload, recipe.options))))
 
 
 def _tried(recipe: Recipe) -> int:
@@ -128,7 +141,7 @@ def launch(
             that holds a run already; KeyboardInterrupt after an interruption, once nothing runs any more.
     """
     check_room(folder, recipe, 0, resume=resume)
-    if recipe.on != "testbed":
+    if recipe.on not in ("testbed", SIMULATED):
         port = usable(port)
     try:
         (folder / "recipe.toml").write_text(recipe.to_toml())
@@ -141,15 +154,19 @@ def launch(
         if recipe.on == "testbed":
             _in_testbed(recipe, folder, log, watch, command)
         else:
-            workers = [_torchrun(recipe, folder, log, port, command)]
+            argv = _torchrun(recipe, port) if recipe.on != SIMULATED else [sys.executable, "-m", "laconic.simulate"]
+            workers = [_started([*argv, str(folder)], log, command)]
             _attend(workers, folder, watch)
     return folder
 
 
-def _torchrun(recipe: Recipe, folder: Path, log: IO[bytes], port: int, command: str) -> subprocess.Popen[bytes]:
+def _torchrun(recipe: Recipe, port: int) -> list[str]:
     argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={recipe.workers}", "--nnodes=1"]
     argv += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--max-restarts=0"]
-    argv += ["--module", "laconic.train", str(folder)]
+    return [*argv, "--module", "laconic.train"]
+
+
+def _started(argv: list[str], log: IO[bytes], command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,

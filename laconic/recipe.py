@@ -23,11 +23,14 @@ from typing import Any
 
 from laconic.drag import factors
 from laconic.errors import ConfigError, unknown
-from laconic.links.network import Network, parse
+from laconic.links.network import Network, of_cluster, parse
 from laconic.methods import METHODS, build
 from laconic.nesting import number
+from laconic.plan.cluster import read_cluster
 
-PLACES = ("paced", "testbed", "group")
+SIMULATED = "simulated"
+PLACES = ("paced", "testbed", "group", SIMULATED)
+FLOPS = 20e9  # operations a second in training of a simulated machine of which nothing is said: about a server's core
 SETTINGS_APART = "settings"
 NONE = "none"
 
@@ -43,8 +46,8 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda value: isinstance(value, int) and not isinstance(value, bool),
         "a whole number",
     ),
-    (("seconds", "lr", "clip", "timeout"), _is_number, "a number"),
-    (("workload", "method", "link", "on"), lambda value: isinstance(value, str), "text in quotes"),
+    (("seconds", "lr", "clip", "timeout", "flops", "step_seconds"), _is_number, "a number"),
+    (("workload", "method", "link", "on", "cluster"), lambda value: isinstance(value, str), "text in quotes"),
     (
         ("links", "slow"),
         lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
@@ -58,11 +61,13 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
 class Recipe:
     """What to train, by which method, on how many workers, over what, and for how long.
 
-    ``link`` and ``links`` describe the network as :func:`laconic.links.network.parse` reads it; ``on`` says what makes
-    it so: ``paced`` (in user space), ``testbed`` (in the kernel; needs root) or ``group`` (torch's process group on the
-    network as it is). ``slow`` names workers that are held back, as :func:`laconic.drag.factors` reads it. One of
-    ``seconds``, ``tokens`` (of all workers) and ``steps`` ends the run. Where workers take unequal steps, ``steps`` is
-    the mean of theirs, and the run ends with the round in which its end is reached.
+    ``link`` and ``links`` describe the network as :func:`laconic.links.network.parse` reads it, or ``cluster`` does, as
+    :func:`laconic.plan.cluster.read_cluster` reads it; ``on`` says what makes it so: ``paced`` (in user space),
+    ``testbed`` (in the kernel; needs root), ``group`` (torch's process group on the network as it is) or ``simulated``
+    (one process and a virtual clock, where ``flops`` a second or ``step_seconds`` say what computing takes). ``slow``
+    names workers that are held back, as :func:`laconic.drag.factors` reads it. One of ``seconds``, ``tokens`` (of all
+    workers) and ``steps`` ends the run. Where workers take unequal steps, ``steps`` is the mean of theirs, and the run
+    ends with the round in which its end is reached.
     """
 
     workload: str
@@ -74,6 +79,9 @@ class Recipe:
     links: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
     on: str = "paced"
+    cluster: str = ""
+    flops: float | None = None
+    step_seconds: float | None = None
     seconds: float | None = None
     tokens: int | None = None
     steps: int | None = None
@@ -99,7 +107,7 @@ class Recipe:
             raise ConfigError(f"a run ends by one of seconds, tokens and steps, and {' and '.join(ends)} are given")
         if not ends:
             raise ConfigError("say when the run ends: seconds, tokens or steps")
-        for name in ("seconds", "tokens", "steps", "lr", "clip", "timeout"):
+        for name in ("seconds", "tokens", "steps", "lr", "clip", "timeout", "flops", "step_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be positive, got {value}")
@@ -108,13 +116,32 @@ class Recipe:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.link and self.on == "group":
             raise ConfigError(f"on=group uses the network as it is; leave link={self.link!r} out, or use on=paced")
+        self._place()
         self.network()
         factors(self.slow, self.workers)
         build(self.method, self.settings)
         return self
 
+    def _place(self) -> None:
+        if self.on != SIMULATED:
+            for name in ("flops", "step_seconds"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"{name} is for simulated machines; real ones take the time they take: on=simulated"
+                    )
+        if self.flops is not None and self.step_seconds is not None:
+            raise ConfigError("flops and step_seconds both say what computing takes; give one of them")
+        if self.flops is not None and not 1e6 <= self.flops <= 1e18:
+            raise ConfigError(f"flops must be from 1e6 to 1e18 operations a second, got {self.flops:g}; write 20gflops")
+        if self.cluster and self.link:
+            raise ConfigError(f"cluster={self.cluster!r} and link={self.link!r} both say what the links are; give one")
+        if self.cluster and self.on not in ("paced", SIMULATED):
+            raise ConfigError(f"cluster={self.cluster!r} needs on=simulated or on=paced; on={self.on} cannot make it")
+
     def network(self) -> Network:
-        """The network that ``link`` and ``links`` describe; without them, one without limits."""
+        """The network that ``link`` and ``links``, or ``cluster`` describe; without them, one without limits."""
+        if self.cluster and not self.links:
+            return of_cluster(read_cluster(self.cluster), self.workers)
         if self.links and not self.link:
             raise ConfigError(f"link-of {self.links[0]} sets one apart; say the others' with link, such as 100mbit")
         return parse(self.link or "1000gbit", self.workers, self.links)

@@ -31,6 +31,7 @@ from laconic.links.paced import PacedLink
 from laconic.links.process_group import process_group
 from laconic.links.rendezvous import rendezvous
 from laconic.methods import build
+from laconic.pace import Pace
 from laconic.recipe import Recipe, read_recipe
 from laconic.sync.base import Sync
 from laconic.workloads import Workload, load
@@ -56,38 +57,55 @@ def main(folder: str) -> int:
     except KeyboardInterrupt:  # Ctrl-C before training began: nothing is lost, and nothing is wrong
         os._exit(130)
     except BaseException as error:
-        told = str(error) if isinstance(error, LaconicError) else _told(error)
-        record = {
-            "rank": rank,
-            "kind": type(error).__name__,
-            "message": told,
-            "peer": isinstance(error, PeerError),
-            "time": time.time(),
-            "trace": traceback.format_exc(),
-        }
-        (run / f"error-{rank}.json").write_text(json.dumps(record))
-        sys.stderr.write(record["trace"])  # type: ignore[arg-type]
-        sys.stderr.flush()
+        note_error(run, rank, error)
         os._exit(2)  # now: peers wait for what this worker will not send, and other threads may never end
 
 
-class Worker:
-    """One worker of a run: its link, model, data, and the records it keeps."""
+def note_error(run: Path, rank: int, error: BaseException) -> None:
+    """Write down what ended a worker, for whoever started the run to tell; called where the error is caught."""
+    record = {
+        "rank": rank,
+        "kind": type(error).__name__,
+        "message": str(error) if isinstance(error, LaconicError) else _told(error),
+        "peer": isinstance(error, PeerError),
+        "time": time.time(),
+        "trace": traceback.format_exc(),
+    }
+    (run / f"error-{rank}.json").write_text(json.dumps(record))
+    sys.stderr.write(str(record["trace"]))
+    sys.stderr.flush()
 
-    def __init__(self, run: Path, recipe: Recipe) -> None:
-        self.folder, self.recipe = run, recipe
-        torch.set_num_threads(recipe.threads or max(1, (os.cpu_count() or 1) // recipe.workers))
-        self.link = _link(recipe)
+
+class Worker:
+    """One worker of a run: its link, model, data, and the records it keeps.
+
+    A process of its own, unless it is given a ``link``, an ``ending`` and a ``pace``: then a thread among others, whose
+    process is told of signals, and which takes the virtual time that its pace charges.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        link: Link | None = None,
+        ending: Ending | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        self.folder, self.recipe, self.pace = run, recipe, pace
+        self.process = link is None
+        if link is None:
+            torch.set_num_threads(recipe.threads or max(1, (os.cpu_count() or 1) // recipe.workers))
+        self.link = _link(recipe) if link is None else link
         self.rank, self.size = self.link.rank, self.link.size
         self.workload = load(recipe.workload, recipe.options)
         torch.manual_seed(recipe.seed)  # the same on all workers: attach broadcasts, but initial losses agree too
-        self.attached = assemble(recipe, self.workload, self.link)
+        self.attached = assemble(recipe, self.workload, self.link, pace)
         randomness.seed(own_seed(recipe.seed, self.rank))
         self.model, self.optimizer = self.attached.model, self.attached.optimizer
         self.step = self.own = self.tokens = 0  # tokens of this worker, and of all
         self.uneven = self.attached.sync.rounds is not None  # workers take unequal steps: a run ends after a round
         self.rounds = self.saved = 0  # rounds that have ended, where steps are unequal; the last checkpoint's mark
-        self.drag = Drag(factors(recipe.slow, self.size)[self.rank])
+        self.drag = Drag(1.0 if pace else factors(recipe.slow, self.size)[self.rank])
         self.drawn = 0.0  # batches that earlier parts of this run have drawn
         self.seconds = self.spent = 0.0  # of this run in all its parts; of the parts before this one
         self.before: dict[str, float] = {}  # what the meter showed when earlier parts of this run ended
@@ -99,15 +117,15 @@ class Worker:
         resumed = checkpoint.newest(run, self.size)
         if resumed is not None:
             self._resume(resumed)
-        asking, waiting = (rendezvous(recipe.timeout, "ending")[2] if self.size > 1 else None for _ in range(2))
-        self.ending = Ending(asking, waiting, self.rank, self.size)
+        self.ending = _ending(recipe, self.rank, self.size) if ending is None else ending
 
     def run(self) -> None:
         """Train until the recipe's end, then measure what was reached."""
-        for name in ("SIGTERM", "SIGINT"):
-            signal.signal(getattr(signal, name), lambda *_: self.ending.ask("interrupted"))
         ready = self.folder / f"worker-{self.rank}.pid"  # from now on an interruption ends this worker in good order
-        ready.write_text(str(os.getpid()))
+        if self.process:
+            for name in ("SIGTERM", "SIGINT"):
+                signal.signal(getattr(signal, name), lambda *_: self.ending.ask("interrupted"))
+            ready.write_text(str(os.getpid()))
         losses = self._train()
         self.attached.drain()
         self.trained = self._meter()
@@ -124,7 +142,8 @@ class Worker:
         self.attached.detach()
         self.link.barrier()  # nobody leaves while another still reads
         self.link.close()
-        ready.unlink(missing_ok=True)
+        if self.process:
+            ready.unlink(missing_ok=True)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -136,7 +155,7 @@ class Worker:
         name = "metrics.jsonl" if mine == 0 else f"metrics-{mine}.jsonl"
         self.link.barrier()
         with open(self.folder / name, "a", buffering=1 << 16) as metrics:
-            start, flushed = time.perf_counter(), 0.0
+            start, flushed = self.link.now(), time.monotonic()
             self.idle = self.link.meter.reading()
             if self.step and self._done():
                 self.ending.ask("done")  # a finished run that is resumed takes no step more
@@ -147,7 +166,7 @@ class Worker:
                 value = self._learn(batch)
                 self.step += 1
                 self._count(self.workload.tokens(batch), share)
-                self.seconds = self.spent + time.perf_counter() - start
+                self.seconds = self.spent + self.link.now() - start
                 losses.append(value)
                 self._record(metrics, value)
                 if snapshots and self._reached(snapshots[0]):
@@ -156,9 +175,9 @@ class Worker:
                     self._snapshot()
                 if self._done():
                     self.ending.ask("done")
-                if self.seconds - flushed > FLUSH_SECONDS:
+                if time.monotonic() - flushed > FLUSH_SECONDS:
                     metrics.flush()
-                    flushed = self.seconds
+                    flushed = time.monotonic()
                 if self._due():
                     self._save()
         if not self.points or self.points[-1]["step"] != self.step:
@@ -169,11 +188,11 @@ class Worker:
         """What the method does once after the last step; its seconds and bytes are the run's."""
         if self.attached.sync.finish is None:
             return
-        before, start = self.link.meter.reading(), time.perf_counter()
+        before, start = self.link.meter.reading(), self.link.now()
         self.attached.finish()
         if self.attached.sync.recalibrates:
             self._recalibrate()
-        self.seconds += time.perf_counter() - start
+        self.seconds += self.link.now() - start
         after = self.link.meter.reading()
         self.trained = {name: value + after[name] - before[name] for name, value in self.trained.items()}
         self._snapshot()
@@ -322,15 +341,21 @@ class Worker:
         value = float(loss.detach())
         nan_check(value, self.rank, self.step + 1, self.model)
         self.drag.pull()
+        if self.pace is not None:
+            self.pace.backward()
         try:
             loss.backward()
         except LaconicError:
             raise
         except Exception as error:
             raise self._failed("backward", error) from error
+        if self.pace is not None:
+            self.pace.done()
         return value
 
     def _loss(self, batch: Any) -> Tensor:
+        if self.pace is not None:
+            self.pace.forward(self.workload.tokens(batch))
         try:
             loss = self.workload.loss(self.model, batch)
         except LaconicError:
@@ -414,7 +439,7 @@ class Worker:
             "name": recipe.method,
             "workload": recipe.workload,
             "workers": self.size,
-            "link": ", ".join([recipe.link or "as it is", *recipe.links]),
+            "link": ", ".join([recipe.link or recipe.cluster or "as it is", *recipe.links]),
             "measured_on": recipe.on,
             "steps": self.steps if not self.uneven else round(mean["steps"], 3),
             "tokens": sum(w["tokens"] for w in everyone),
@@ -496,8 +521,8 @@ def commit(package: Path) -> str:
         return "unknown"
 
 
-def assemble(recipe: Recipe, workload: Workload, link: Link) -> Attached:
-    """A worker's model, optimizer and method, put together on its link.
+def assemble(recipe: Recipe, workload: Workload, link: Link, pace: Pace | None = None) -> Attached:
+    """A worker's model, optimizer and method, put together on its link; ``pace`` watches the model.
 
     Raises: ConfigError, ClashError, WorkloadError: what does not go together.
     """
@@ -515,6 +540,8 @@ def assemble(recipe: Recipe, workload: Workload, link: Link) -> Attached:
             [p for group in optimizer.param_groups for p in group["params"]], lr=optimizer.param_groups[0]["lr"]
         )
     set_learning(optimizer, sync, recipe.lr)
+    if pace is not None:
+        pace.watch(model)
     return Attached(model, optimizer, sync, link, clip=recipe.clip)
 
 
@@ -523,6 +550,11 @@ def _link(recipe: Recipe) -> Link:
         rank, size, store = rendezvous(recipe.timeout)
         return PacedLink(rank, size, store, recipe.replace(workers=size).network(), timeout=recipe.timeout)
     return process_group(timeout=recipe.timeout)
+
+
+def _ending(recipe: Recipe, rank: int, size: int) -> Ending:
+    asking, waiting = (rendezvous(recipe.timeout, "ending")[2] if size > 1 else None for _ in range(2))
+    return Ending(asking, waiting, rank, size)
 
 
 def set_learning(optimizer: torch.optim.Optimizer, sync: Sync, lr: float | None = None) -> None:
