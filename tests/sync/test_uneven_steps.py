@@ -12,7 +12,7 @@ from laconic.errors import ClashError, ConfigError
 from laconic.exchange import everyone
 from laconic.links import memory
 from laconic.methods import build
-from laconic.sync import diloco, every_step, hcef, local_steps, noloco, uneven_steps
+from laconic.sync import co2, diloco, every_step, hcef, local_steps, noloco, slowmo, uneven_steps
 from tests.sync.clocks import Clocked, jitter, uneven
 from tests.tiny import batch, close, digest, equal, loss, model, sgd, step, together, weights
 
@@ -33,6 +33,8 @@ def throughput(found, seconds, first=0):
         (lambda: diloco(every=1, lr=0.5, momentum=0.5, form="heavy-ball"), None),
         (lambda: local_steps(every=1), lambda: local_steps(every=5)),
         (lambda: noloco(every=1), lambda: noloco(every=5)),
+        (lambda: slowmo(every=1), lambda: slowmo(every=5)),
+        (lambda: co2(every=1), lambda: co2(every=5)),
         (lambda: diloco(everyone(error_feedback(topk(0.2))), every=1), None),
     ],
 )
