@@ -30,7 +30,7 @@ from laconic.links.base import Link
 from laconic.links.paced import PacedLink
 from laconic.links.process_group import process_group
 from laconic.links.rendezvous import rendezvous
-from laconic.methods import build
+from laconic.methods import METHODS, build
 from laconic.pace import Pace
 from laconic.recipe import Recipe, read_recipe
 from laconic.sync.base import Sync
@@ -495,6 +495,12 @@ class Worker:
             self.points = points.kept(self.folder, step, _steps(self.folder / "evals.jsonl"))
 
 
+def seeded(recipe: Recipe) -> dict[str, Any]:
+    """The method's settings, with the run's seed where a method draws and none was set: who meets whom, say."""
+    drawn = recipe.method in METHODS and "seed" in METHODS[recipe.method].defaults
+    return ({"seed": recipe.seed} if drawn else {}) | recipe.settings
+
+
 def own_seed(seed: int, rank: int) -> int:
     """The seed of torch's generator on one worker: were it everyone's, all would drop out and draw the same."""
     return random.Random(f"worker/{seed}/{rank}").getrandbits(63)
@@ -534,7 +540,7 @@ def assemble(recipe: Recipe, workload: Workload, link: Link, pace: Pace | None =
     except Exception as error:
         path = str(workload.path) if workload.path else None
         raise WorkloadError(f"worker {link.rank}: the model cannot be made: {_told(error, path)}") from error
-    sync = build(recipe.method, recipe.settings)
+    sync = build(recipe.method, seeded(recipe))
     if sync.explore is not None:  # it takes its steps itself, by the learning rate alone
         optimizer = torch.optim.SGD(
             [p for group in optimizer.param_groups for p in group["params"]], lr=optimizer.param_groups[0]["lr"]

@@ -14,7 +14,7 @@ import torch
 from laconic.errors import NotANumber, PacketError, WorkloadError
 from laconic.methods import METHODS, build
 from laconic.recipe import Recipe
-from laconic.train import commit, own_seed
+from laconic.train import commit, own_seed, seeded
 from tests.here import MINE, checkpoint, lines, run_here
 
 SPENT = ("seconds_computing", "seconds_compressing", "seconds_waiting")
@@ -258,3 +258,9 @@ def test_a_method_that_did_not_come_to_its_first_exchange_is_metered_at_nothing(
 def test_what_goes_wrong_in_a_workload_names_worker_and_step(wrong, told, tmp_path, monkeypatch):
     with pytest.raises(WorkloadError, match=told):
         run_here(monkeypatch, recipe("alone", steps=9, options={"wrong": wrong}), tmp_path)
+
+
+def test_what_a_method_draws_follows_the_runs_seed_unless_it_has_one_of_its_own():
+    assert seeded(Recipe(MINE, "noloco", steps=1, seed=5)) == {"seed": 5}
+    assert seeded(Recipe(MINE, "noloco", steps=1, seed=5, settings={"seed": 2})) == {"seed": 2}
+    assert seeded(Recipe(MINE, "diloco", steps=1, seed=5, settings={"every": 3})) == {"every": 3}
