@@ -65,20 +65,19 @@ class Plan(NamedTuple):
 
         Raises: ConfigError for a sample larger than the group.
         """
+        times = (self.ping_timeout, self.resend, self.patience)
+        if size == 1:  # alone there is nobody to draw from
+            return Terms(1, 1, self.success, self.window or WINDOW, *times, self.least, self.seed)
         sample = min(SAMPLE, size) if self.sample is None else self.sample
         if sample > size:
             raise ConfigError(f"modest: a sample of {sample} out of {size} workers; use sample={size} or less")
         if self.aggregators > sample:
-            raise ConfigError(
-                f"modest: {self.aggregators} aggregators of a sample of {sample}; they are part of it, use "
-                f"aggregators={sample} or less"
-            )
+            raise too_many(self.aggregators, sample)
         if any(rank >= size for rank in self.absent) or len(set(self.absent)) >= size:
             raise ConfigError(
                 f"modest: absent={list(self.absent)} among {size} workers; ranks count from 0, and one must be there"
             )
         window = max(WINDOW, -(-SHARE * size // sample)) if self.window is None else self.window
-        times = (self.ping_timeout, self.resend, self.patience)
         return Terms(sample, self.aggregators, self.success, window, *times, self.least, self.seed)
 
     def packed(self, tensors: Sequence[Tensor]) -> Model:
@@ -158,8 +157,8 @@ def modest(
     check(plan)
 
     def among(size: int) -> str:
-        trained = plan.terms(size).sample
-        return f"{trained} of {size} workers train in a round, and {aggregators} of them average"
+        drawn = plan.terms(size)
+        return f"{drawn.sample} of {size} workers train in a round, and {drawn.aggregators} of them average"
 
     def init(params: Any) -> ModestState:
         anchor = [master(p) for p in named(params).values()]
@@ -233,7 +232,7 @@ def served(plan: Plan, state: ModestState, link: Link) -> tuple[ModestState, Ser
     terms = plan.terms(link.size)
     known, with_whom = json.loads(state.members) if state.members else (None, [])
     if known is None:
-        view = everybody(link.size, plan.absent)
+        view = everybody(link.size, plan.absent if link.size > 1 else ())
     else:
         view = {int(rank): Entry(*entry) for rank, entry in known.items()}
     asked, round = state.asked, state.round
@@ -289,6 +288,14 @@ def taken(plan: Plan, state: ModestState) -> float:
     return share * (max(0, state.round - 1) * plan.every + state.step)
 
 
+def too_many(aggregators: int, sample: int) -> ConfigError:
+    """The error for more aggregators than a sample has."""
+    return ConfigError(
+        f"modest: {aggregators} aggregators of a sample of {sample}; they are part of it, use aggregators={sample} or "
+        "less"
+    )
+
+
 def check(plan: Plan) -> None:
     """Check the settings that do not depend on how many workers there are.
 
@@ -302,8 +309,8 @@ def check(plan: Plan) -> None:
     count("modest", plan.seed, "seed", None)
     for rank in plan.absent:
         count("modest", rank, "absent", 0)
-    if plan.sample is not None:
-        plan._replace(absent=()).terms(plan.sample)  # as many aggregators as are in a sample
+    if plan.sample is not None and plan.aggregators > plan.sample:
+        raise too_many(plan.aggregators, plan.sample)
     if not 0 < plan.success <= 1:
         raise ConfigError(
             f"modest: success must be in (0, 1], got {plan.success}; it is the share of models that make a round"

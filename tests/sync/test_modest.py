@@ -290,6 +290,7 @@ def test_a_sample_larger_than_the_population_is_refused_with_what_would_work():
         modest(absent=(4,)).among(4)
     assert build("modest").among(4) == "4 of 4 workers train in a round, and 1 of them average"
     assert build("modest").among(64).startswith("10 of 64 workers")
+    assert build("modest", {"sample": 3, "absent": (2,)}).among(1).startswith("1 of 1")  # rehearsed alone
 
     def work(link):
         with pytest.raises(ConfigError, match="a sample of 5 out of 2 workers"):
