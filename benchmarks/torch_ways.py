@@ -111,22 +111,27 @@ class Trainer:
 
 
 def worker(way: str, seconds: float, options: dict[str, Any], out: str) -> None:
-    from laconic.fault.ending import Ending
     from laconic.links import process_group
-    from laconic.links.rendezvous import rendezvous
     from laconic.workloads import load
 
     torch.set_num_threads(1)
     workload = load("shakespeare", options)
     link = process_group("gloo")
-    run, ideal = Trainer(workload, link, way), Trainer(workload, link, "ideal")
+    race(Trainer(workload, link, way), Trainer(workload, link, "ideal"), link, seconds, out)
+
+
+def race(run: Trainer, ideal: Trainer, link: Any, seconds: float, out: str, first: int = FIRST) -> None:
+    """Take steps of ``run``, and after every eighth of them, from the ``first``, some of the ideal; write what came."""
+    from laconic.fault.ending import Ending
+    from laconic.links.rendezvous import rendezvous
+
     ending = Ending(rendezvous(60, "ending")[2], rendezvous(60, "ending")[2], link.rank, link.size)
     ideal.train()
     ideal.steps, ideal.seconds = 0, 0.0
     link.barrier()
     while ending.may_begin(run.steps + 1):
         run.train()
-        if run.steps % TURN == FIRST:
+        if run.steps % TURN == first:
             run.drain()
             for _ in range(IDEAL_STEPS):
                 ideal.train()

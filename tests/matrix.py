@@ -316,7 +316,10 @@ def train(cell: Cell) -> list[Ran]:
 def one_step(attached: Any, made: nn.Module, rank: int, step: int) -> float:
     """One step of an ordinary loop; the loss before it."""
     x = DATA[rank, step]
-    loss = nn.functional.cross_entropy(made(x), x[:, :3].argmax(dim=1))
+    y = x[:, :3].argmax(dim=1)
+    if attached.sync.explore is not None:
+        return float(attached.step(lambda: nn.functional.cross_entropy(made(x), y)))
+    loss = nn.functional.cross_entropy(made(x), y)
     loss.backward()
     attached.step()
     attached.zero_grad()
