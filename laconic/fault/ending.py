@@ -1,6 +1,7 @@
-"""When a run ends: all workers stop after the same step, though none knows how far the others are.
+"""When a run ends: all workers stop after the same round, though none knows how far the others are.
 
-Any worker may ask for the end (its time is up, it was interrupted). Each then states the step it is in, and begins no
+A round is a step; where workers take unequal numbers of steps, it is as many as each takes between two exchanges. Any
+worker may ask for the end (its time is up, it was interrupted). Each then states the round it is in, and begins no
 other until all have stated theirs; the run ends after the largest. No one can be left waiting for a peer that stopped
 sooner, and no message is exchanged until somebody asks.
 """
@@ -16,7 +17,7 @@ FOR_EVER = timedelta(days=365)
 
 
 class Ending:
-    """Agreement on the last step, over two connections to the store: one waits, and while it does it serves nothing."""
+    """Agreement on the last round, over two connections to the store: one waits, and meanwhile it serves nothing."""
 
     def __init__(self, asking: Any, waiting: Any, rank: int, size: int) -> None:
         self._asking, self._store, self._rank, self._size = asking, waiting, rank, size
@@ -32,7 +33,7 @@ class Ending:
     def ask(self, reason: str) -> None:
         """Ask for the end; safe to call from any thread and from a signal's handler, any number of times.
 
-        Whoever asks begins no further step before the agreement, so a run of so many steps has exactly as many.
+        Whoever asks takes no further step before the agreement, so a run of so many rounds has exactly as many.
         """
         with self._lock:
             self._asked = True
@@ -42,17 +43,20 @@ class Ending:
             with contextlib.suppress(RuntimeError):  # the store is gone: the watcher sees it too, and ends the run
                 self._asking.set("ending/asked", reason)
 
-    def may_begin(self, step: int) -> bool:
-        """Whether to take step number ``step`` (from 1); waits for the agreement while there is one to be reached."""
+    def may_begin(self, round: int) -> bool:
+        """Whether to take a step in round number ``round`` (from 1); waits while there is an agreement to be reached.
+
+        It is asked before every step: a round may have several.
+        """
         with self._lock:
             if not self._asked and self._last is None:
-                self._begun = step
+                self._begun = round
                 return True
         if self._size > 1:
             self._agreed.wait()
-            if self._last is not None and step <= self._last:
-                self._begun = step
-        return self._last is not None and step <= self._last
+            if self._last is not None and round <= self._last:
+                self._begun = round
+        return self._last is not None and round <= self._last
 
     def _watch(self) -> None:
         try:

@@ -79,3 +79,26 @@ def test_a_store_that_is_gone_ends_the_run_at_once():
     ending.ask("done")
     asked.set()
     assert not ending.may_begin(2)
+
+
+@pytest.mark.parametrize("asked", [(1, 3), (0, 10), (2, 1)])
+def test_where_rounds_have_unequal_steps_all_end_after_the_same_round_with_all_their_steps_of_it(asked):
+    """Worker r takes r + 2 steps a round; at the end of each all meet."""
+
+    def work(ending, link):
+        step = done = 0
+        while ending.may_begin(1 + done):
+            step += 1
+            if (link.rank, step) == asked:
+                ending.ask("interrupted")
+            if step % (link.rank + 2) == 0:
+                link.barrier()
+                done += 1
+        return done, step
+
+    ends = together(3, work)
+    assert len({done for done, _ in ends}) == 1
+    assert [step for _, step in ends] == [ends[0][0] * (rank + 2) for rank in range(3)]
+    asker, at = asked
+    asked_in = -(-at // (asker + 2))
+    assert asked_in <= ends[0][0] <= asked_in + 1, "asked for at a round's very end, another may have begun the next"
