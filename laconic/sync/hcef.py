@@ -131,8 +131,9 @@ def hcef(
             state = flexed(state, moved, limits._replace(nbytes=message_nbytes(kind(1.0), moved)), budget)
         mean, exchanged = link.start(talk(state.density).run, moved, state.exchange, link).result()
         anchor = [a - m for a, m in zip(state.anchor, mean, strict=True)]
-        now = {"round": state.round + 1, "step": 0, "taken": state.taken + state.even}
-        after = state._replace(**now, anchor=anchor, exchange=exchanged)
+        after = state._replace(
+            round=state.round + 1, step=0, taken=state.taken + state.even, anchor=anchor, exchange=exchanged
+        )
         if not fixed:
             after = link.start(decided, after, took, link).result()._replace(began=link.now(), counted=0)
         return dict(enumerate(anchor)), after
