@@ -323,18 +323,24 @@ def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="one method, in full")] = None,
     parameters: Annotated[float, typer.Option("--params", help="price the wire for a model of this size")] = 1e7,
     workers: Workers = 2,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="with this setting, such as graph=torus")] = None,
 ) -> None:
     """List the named methods, or show one: its six choices, settings with defaults, wire cost and source.
 
-    The wire cost is found by running the method itself on tensors without data.
+    The wire cost is found by running the method itself on tensors without data. Where a graph says who talks to whom,
+    its messages and spectral gap among so many workers are told too.
 
     \b
       laconic methods
       laconic methods powersgd --params 1e8 --workers 8
+      laconic methods d-psgd --set graph=torus --workers 16
     """
     from laconic.cli.describe import describe, listing
+    from laconic.recipe import read_settings
 
-    _say(listing() if name is None else describe(name, int(parameters), workers))
+    if name is None and set_:
+        raise ConfigError(f"methods: --set {set_[0]} is a setting of one method; name it")
+    _say(listing() if name is None else describe(name, int(parameters), workers, read_settings(set_ or [])))
 
 
 @app.command(short_help="List the parts that methods are made of, or show one in full.")

@@ -15,7 +15,8 @@ from laconic.compress import Compressor
 from laconic.errors import LaconicError, unknown
 from laconic.links import memory
 from laconic.links.base import Link
-from laconic.methods import METHODS, get
+from laconic.methods import METHODS, build, get
+from laconic.sync.base import among
 
 WIDTH = 1024
 ROOMS = {"compress": compress, "exchange": exchange, "aggregate": aggregate, "sync": sync}
@@ -34,35 +35,40 @@ def listing() -> str:
     return "\n".join([*lines, "", "laconic methods NAME shows one in full."])
 
 
-def describe(name: str, parameters: int, workers: int) -> str:
+def describe(name: str, parameters: int, workers: int, settings: dict[str, Any] | None = None) -> str:
     """One method: its six choices, settings with defaults, wire cost, price on a model of this size, and source."""
     method = get(name)
+    sync = build(name, settings)
     lines = [f"{name}: {method.summary}", ""]
     lines += [f"  {choice:<9} {answer}" for choice, answer in method.choices.items()]
     if method.defaults:
         lines += ["", "settings (laconic train … --set name=value)"]
         said = _sentences(method.make.__doc__ or "")
         lines += [
-            f"  {key:<13} {default!s:<11} {said.get(key, '')}".rstrip() for key, default in method.defaults.items()
+            f"  {key:<13} {value!s:<11} {said.get(key, '')}".rstrip()
+            for key, value in (method.defaults | (settings or {})).items()
         ]
-    lines += ["", f"wire      {method.wire}", f"          {price(name, parameters, workers)}"]
+    lines += ["", f"wire      {method.wire}", f"          {price(name, parameters, workers, settings)}"]
+    if told := among(sync, workers):
+        lines += [f"among {workers:<4}{told}"]
     lines += [f"source    {method.source}", f"page      docs/methods/{name}.md"]
     return "\n".join(lines)
 
 
-def price(name: str, parameters: int, workers: int) -> str:
+def price(name: str, parameters: int, workers: int, settings: dict[str, Any] | None = None) -> str:
     """Bytes that a worker sends a step, found by running the method on ``meta`` tensors: no data, no arithmetic."""
     method = get(name)
-    period = method.defaults.get("every", 1)
+    given = method.defaults | (settings or {})
+    period = given.get("every", 1)
     shape = (max(1, parameters // WIDTH), WIDTH)
-    layers = max(1, method.defaults.get("fragments", 1))
+    layers = max(1, given.get("fragments", 1))
 
     def run(link: Link) -> tuple[int, int]:
         params = {
             f"blocks.{i}.weight": torch.empty((max(1, shape[0] // layers), WIDTH), device="meta") for i in range(layers)
         }
         values = list(params.values())
-        sync = method.make()
+        sync = build(name, settings)
         state = sync.init(params)
         steps = period if sync.after_step else 1
         largest = 0

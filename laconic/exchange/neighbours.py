@@ -21,15 +21,20 @@ from laconic.packet import Packet, check_shape
 
 STEEP = 5.0  # how fast an exponential schedule falls: to e^-5 at its other end
 
-# What the budget is, of its base r0 and its peak r1, at the share s of the run.
-SCHEDULES: dict[str, Callable[[float, float, float, float, float], float]] = {
-    "fixed": lambda s, low, high, start, window: low,
-    "truncate": lambda s, low, high, start, window: low if s < start else high,
-    "truncate_v2": lambda s, low, high, start, window: high if start <= s < start + window else low,
-    "linear": lambda s, low, high, start, window: high + (low - high) * s,
-    "cosine": lambda s, low, high, start, window: low + (high - low) * (1 + math.cos(math.pi * s)) / 2,
-    "exponential": lambda s, low, high, start, window: low + (high - low) * math.exp(-STEEP * s),
-    "late": lambda s, low, high, start, window: low + (high - low) * math.exp(-STEEP * (1 - s)),
+# What the budget is, of its base r0 and its peak r1, in a round of so many. Windows begin at whole rounds, so that those
+# of one width have one number of rounds.
+SCHEDULES: dict[str, Callable[[int, int, float, float, float, float], float]] = {
+    "fixed": lambda at, rounds, low, high, start, window: low,
+    "truncate": lambda at, rounds, low, high, start, window: low if at < round(start * rounds) else high,
+    "truncate_v2": lambda at, rounds, low, high, start, window: (
+        high if 0 <= at - round(start * rounds) < round(window * rounds) else low
+    ),
+    "linear": lambda at, rounds, low, high, start, window: high + (low - high) * at / rounds,
+    "cosine": lambda at, rounds, low, high, start, window: (
+        low + (high - low) * (1 + math.cos(math.pi * at / rounds)) / 2
+    ),
+    "exponential": lambda at, rounds, low, high, start, window: low + (high - low) * math.exp(-STEEP * at / rounds),
+    "late": lambda at, rounds, low, high, start, window: low + (high - low) * math.exp(-STEEP * (1 - at / rounds)),
 }
 
 
@@ -80,7 +85,7 @@ def neighbours(
     def size_of(size: int, round: int) -> float:
         """The budget of a round: how many others a worker hears from, on average."""
         high = size - 1 if peak is None else peak
-        return SCHEDULES[schedule](min(1.0, round / total), budget, high, start, window)
+        return SCHEDULES[schedule](min(round, total), total, budget, high, start, window)
 
     def init(tensors: Tensors) -> GraphState:
         return GraphState(0, [inner.init(t) for t in tensors])

@@ -33,6 +33,14 @@ def test_a_method_in_full_has_its_six_choices_its_settings_its_price_and_its_sou
     assert "1.05M parameters, 2 workers" in told or "1.00M parameters, 2 workers" in told
 
 
+def test_a_method_in_full_tells_who_talks_to_whom_among_so_many_workers_with_the_settings_given():
+    told = describe("d-psgd", 10**5, 16, {"graph": "torus"})
+    assert "among 16  graph torus: 4 messages a round out of each; spectral gap 0.4" in told
+    assert any(line.split()[:2] == ["graph", "torus"] for line in told.splitlines()), "the setting as it was given"
+    with pytest.raises(ConfigError, match="no edge joins workers 0, 1 with workers 2, 3"):
+        describe("d-psgd", 10**5, 4, {"graph": "0-1,2-3"})
+
+
 def test_the_price_is_what_the_method_itself_sends():
     assert "4.00 MB a step out of each" in price("ddp", 10**6, 2)
     assert "2.00 MB a step" in price("ddp-half", 10**6, 2)
