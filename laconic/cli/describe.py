@@ -19,6 +19,8 @@ from laconic.methods import METHODS, build, get
 from laconic.sync.base import among
 
 WIDTH = 1024
+LONGEST = 1000  # steps
+UNKNOWN = (LaconicError, RuntimeError, NotImplementedError)  # without data
 ROOMS = {"compress": compress, "exchange": exchange, "aggregate": aggregate, "sync": sync}
 ASKS = {
     "compress": "what the bytes are: one tensor to one packet",
@@ -63,34 +65,45 @@ def price(name: str, parameters: int, workers: int, settings: dict[str, Any] | N
     shape = (max(1, parameters // WIDTH), WIDTH)
     layers = max(1, given.get("fragments", 1))
 
-    def run(link: Link) -> tuple[int, int]:
+    def run(link: Link) -> tuple[int, int, int]:
         params = {
             f"blocks.{i}.weight": torch.empty((max(1, shape[0] // layers), WIDTH), device="meta") for i in range(layers)
         }
         values = list(params.values())
         sync = build(name, settings)
         state = sync.init(params)
-        steps = period if sync.after_step else 1
+        sent: list[float] = []
         largest = 0
-        for _ in range(steps):
+        steps = period if sync.after_step else 1
+        # Whatever of a method changes with time says when in one of its settings; only then is it as it will be.
+        settled = min(LONGEST, max((n for n in given.values() if type(n) is int), default=0))
+        for step in range(1, steps * (2 + settled // steps) + 1):
             before = link.meter.bytes_out
-            if sync.explore is not None:
-                _, state = sync.explore(values, state, link, lambda moved: 0.0)
-            if sync.after_backward is not None:
-                _, state = sync.after_backward(values, state, link)
-            if sync.after_step is not None:
-                _, state = sync.after_step(values, state, link)
-            link.start(lambda: None).result()
+            try:
+                if sync.explore is not None:
+                    _, state = sync.explore(values, state, link, lambda moved: 0.0)
+                if sync.after_backward is not None:
+                    _, state = sync.after_backward(values, state, link)
+                if sync.after_step is not None:
+                    _, state = sync.after_step(values, state, link)
+                link.start(lambda: None).result()
+            except UNKNOWN:
+                if not sent:
+                    raise
+                break  # what follows its first round depends on what the tensors hold
             largest = max(largest, link.meter.bytes_out - before)
-        return link.meter.bytes_out // steps, largest
+            if step % steps == 0:
+                sent.append(link.meter.bytes_out / steps)
+        last = sent[-1] - sent[-2] if len(sent) > 1 else sent[0]
+        return round(sent[0]), round(last), largest
 
     try:
-        mean, peak = memory.run(workers, run)[0]
-    except (LaconicError, RuntimeError, NotImplementedError) as error:
+        first, mean, peak = memory.run(workers, run)[0]
+    except UNKNOWN as error:
         return f"(cannot be priced without data: {error})"
     told = f"{units.count(parameters)} parameters, {workers} workers: {units.size(mean)} a step out of each"
-    if name == "dgc":
-        return told + " (the first step of its warm-up)"
+    if units.size(first) != units.size(mean):
+        told += f", {units.size(first)} at first"
     return told + (f", {units.size(peak)} at once" if period > 1 else "")
 
 

@@ -218,13 +218,13 @@ def test_a_comparison_that_is_interrupted_keeps_what_has_finished_and_goes_on(la
     monkeypatch.setattr(compare, "IDEAL_LEAST", 1.0)
     folder = tmp_path / "swept"
     second = folder / "02-diloco" / "seed-0"
-    thread = once(lambda: has_steps(second / "metrics.jsonl"), interrupt)
-    waits = ("--option", "wait=0.01", "--seeds", 2, "--seconds", 2)
+    thread = once(lambda: has_steps(second / "metrics.jsonl", 1), interrupt, patience=300)
+    waits = ("--option", "wait=0.01", "--seeds", 2, "--seconds", 3)
     argv = ("compare", MINE, "-m", "ddp,diloco", "--set", "every=5", "--link", "20mbit", "--out", folder, *waits)
     status, out, told = laconic(*argv)
     thread.join()
     assert status == 130, told
-    assert "2 ways x 2 seeds x 2 s: about" in out
+    assert "2 ways x 2 seeds x 3 s: about" in out
     assert f"Go on with: laconic compare --resume {folder}" in told
     assert workers_of(folder) == []
     status, out, told = laconic("report", folder, "--picture", tmp_path / "part.svg")

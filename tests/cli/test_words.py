@@ -47,6 +47,14 @@ def test_the_price_is_what_the_method_itself_sends():
     assert "0 B a step" in price("alone", 10**6, 2)
 
 
+def test_a_price_is_that_of_the_steps_to_come_and_beside_it_what_the_first_ones_cost():
+    # A quarter of the entries in DGC's first step, one in a thousand after its warm-up.
+    assert price("dgc", 10**7, 2).endswith("54.5 kB a step out of each, 11.0 MB at first")
+    assert price("post-local-sgd", 10**7, 2).endswith("2.50 MB a step out of each, 40.0 MB at first, 40.0 MB at once")
+    for name in ("ddp", "diloco", "streaming-diloco", "co2"):
+        assert "at first" not in price(name, 10**7, 2)
+
+
 def test_the_list_has_a_line_for_each_method():
     lines = listing().splitlines()
     for name, method in METHODS.items():
