@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
     recipe.checked()
     cores = os.cpu_count() or 1
     if recipe.on == SIMULATED:
-        _simulable(recipe, tell)
+        _simulable(recipe)
     elif recipe.workers > PER_CORE * cores:
         raise ConfigError(
             f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
@@ -77,13 +77,13 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
     return parameters
 
 
-def _simulable(recipe: Recipe, tell: Callable[[str], None]) -> None:
+def _simulable(recipe: Recipe) -> None:
     """Refuse more workers than threads are good for, and a step of which nobody knows how long it takes."""
-    from laconic.pace import paces, told
+    from laconic.pace import paces
 
     if recipe.workers > MOST_SIMULATED:
         raise ConfigError(f"{recipe.workers} simulated workers are too many; use at most {MOST_SIMULATED}")
-    tell(told(recipe, paces(recipe, load(recipe.workload, recipe.options))))
+    paces(recipe, load(recipe.workload, recipe.options))
 
 
 def _tried(recipe: Recipe) -> int:

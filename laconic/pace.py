@@ -19,7 +19,7 @@ from laconic.errors import ConfigError
 from laconic.links.base import Link
 from laconic.plan.cluster import read_cluster
 from laconic.recipe import FLOPS, Recipe
-from laconic.workloads import Workload
+from laconic.workloads import Workload, load
 
 BACKWARD = 2 / 3  # of a step whose seconds are given: twice the forward pass
 
@@ -110,11 +110,11 @@ class Pace:
         self.link.compute(seconds)
 
 
-def told(recipe: Recipe, works: list[Work]) -> str:
+def pace_of(recipe: Recipe) -> str:
     """What a simulation takes a step to be, in a sentence."""
     from laconic.bench import units
 
-    seconds = [work.forward + work.backward for work in works]
+    seconds = [work.forward + work.backward for work in paces(recipe, load(recipe.workload, recipe.options))]
     spread = units.duration(min(seconds))
     if not math.isclose(min(seconds), max(seconds), rel_tol=1e-6):
         spread += f" to {units.duration(max(seconds))}"

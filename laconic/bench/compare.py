@@ -23,10 +23,11 @@ from laconic.bench.ways import Told, Way, about, divided, fit
 from laconic.errors import ConfigError
 from laconic.fault.checkpoint import newest
 from laconic.launch import RunFailed, Watch, check_room, launch, prepare
-from laconic.recipe import Recipe, read_recipe
+from laconic.recipe import SIMULATED, Recipe, read_recipe
 from laconic.workloads import load
 
 IDEAL_SHARE, IDEAL_LEAST, IDEAL_MOST = 0.2, 4.0, 8.0  # seconds of the ideal, as a share of a method's and bounded
+IDEAL_STEPS = 5  # of a simulated one
 OPENING = 7.0  # seconds that a run takes beside its training: workers start, and its losses are measured
 PLAN, BUDGET = "plan.json", "budget.toml"
 
@@ -87,7 +88,7 @@ def compare(
         fitted.append(way._replace(settings=settings))
         if sentence:
             tell(sentence)
-    if recipe.seconds is None:
+    if recipe.seconds is None and recipe.on != SIMULATED:
         tell(f"without a network it would be {about(len(ways) * seeds * (expected * step + OPENING))}")
     plan = plan._replace(ways=fitted)
     _save(plan)
@@ -141,6 +142,10 @@ def cost(plan: Plan) -> str:
     each += "" if recipe.seconds is not None else "tokens" if recipe.tokens else "steps"
     ways = f"{len(plan.ways)} way{'s' * (len(plan.ways) > 1)}"
     seeds = f" x {len(plan.seeds)} seeds" * (len(plan.seeds) > 1)
+    if recipe.on == SIMULATED:
+        from laconic.pace import pace_of
+
+        return f"{ways}{seeds} x {each}{' of virtual time' * (recipe.seconds is not None)}; {pace_of(recipe)}"
     if recipe.seconds is None:
         return f"{ways}{seeds} x {each}; how long that takes is the network's to say"
     ideals = (len(plan.seeds) + 1) * (ideal_seconds(recipe) + OPENING)
@@ -232,8 +237,11 @@ def _begun(run: Path, recipe: Recipe, tell: Told, keep: bool = True) -> bool:
 
 def _ideal(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, Any]:
     """Seconds a step without a network: all workers at once, as they will share the machine, none exchanging."""
-    changes = {"seconds": ideal_seconds(recipe), "tokens": None, "steps": None, "link": "", "links": ()}
-    alone = recipe.replace(method="alone", settings={}, on="paced", **changes)
+    changes: dict[str, Any] = {"seconds": ideal_seconds(recipe), "tokens": None, "steps": None}
+    changes |= {"on": "paced", "link": "", "links": (), "cluster": ""}
+    if recipe.on == SIMULATED:  # by its virtual clock a few steps are as good as many, and its machines are a cluster's
+        changes = {"seconds": None, "tokens": None, "steps": IDEAL_STEPS}
+    alone = recipe.replace(method="alone", settings={}, **changes)
     launch(alone, run, watch, command=command)
     return _paces(run)
 

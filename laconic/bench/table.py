@@ -122,9 +122,17 @@ def subtitle(comparison: Mapping[str, Any]) -> str:
         text(comparison.get("link")),
         f"{units.duration(comparison['seconds'])} each" if _there(comparison, "seconds") else "",
         f"{units.count(comparison['tokens'])} tokens each" if _there(comparison, "tokens") else "",
-        f"measured on {text(comparison.get('measured_on'))}" if comparison.get("measured_on") else "",
+        _where(comparison),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _where(comparison: Mapping[str, Any]) -> str:
+    where = comparison.get("measured_on")
+    if where != "simulated":
+        return f"measured on {text(where)}" if where else ""
+    step = (comparison.get("ideal") or {}).get("step_seconds")
+    return f"simulated, a step computing for {units.duration(step)}"
 
 
 def note(comparison: Mapping[str, Any]) -> str:

@@ -63,8 +63,29 @@ On = Annotated[
     typer.Option(
         "--on",
         help="what holds the links to their rates: paced (in user space), testbed (in the kernel; needs root), or "
-        "group (torch's process group, on the network as it is)",
+        "group (torch's process group, on the network as it is); or simulated (as --simulate)",
     ),
+]
+Simulate = Annotated[
+    bool,
+    typer.Option(
+        "--simulate", help="train all workers in one process under a virtual clock, hundreds of them; as --on simulated"
+    ),
+]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--cluster", help="in --link's place: machines and the links between them, a shipped name (aws10) or a TOML file"
+    ),
+]
+Flops = Annotated[
+    str | None,
+    typer.Option(
+        "--flops", help="what a simulated machine reaches in training (default: the cluster file's, else 20gflops)"
+    ),
+]
+StepSeconds = Annotated[
+    float | None, typer.Option("--step-seconds", help="or how long a step computes on a simulated machine")
 ]
 Seconds = Annotated[float | None, typer.Option("--seconds", "-S", help="train for so many seconds (default: 30)")]
 Tokens = Annotated[int | None, typer.Option("--tokens", "-T", help="or for so many tokens (examples) of all workers")]
@@ -94,6 +115,10 @@ def train(
     link_of: Links = None,
     slow: Slow = None,
     on: On = "paced",
+    simulate: Simulate = False,
+    cluster: ClusterName = "",
+    flops: Flops = None,
+    step_seconds: StepSeconds = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a setting of the method, such as every=50")] = None,
     seconds: Seconds = None,
     tokens: Tokens = None,
@@ -119,6 +144,7 @@ def train(
       laconic train shakespeare --method diloco --workers 2 --link 20mbit,30ms --set every=50
       laconic train mine.py --method "every_step(everyone(error_feedback(topk(0.01))))"
       laconic train --resume runs/shakespeare-diloco-1 --seconds 60
+      laconic train shakespeare --method noloco --workers 64 --simulate --cluster aws10
 
     Ctrl-C ends all workers after the same step and keeps a checkpoint; --resume goes on from it, bit for bit.
     On a cluster, put laconic.attach into your own script and start that with torchrun, Slurm or Kubernetes.
@@ -134,7 +160,10 @@ def train(
         "link": link,
         "links": tuple(link_of or ()),
         "slow": tuple(slow or ()),
-        "on": on,
+        "on": _place(context, on, simulate),
+        "cluster": _cluster(cluster),
+        "flops": _flops(flops),
+        "step_seconds": step_seconds,
         "seed": seed,
         "lr": lr,
         "clip": clip,
@@ -142,6 +171,8 @@ def train(
         "save_every": save_every,
     }
     given = {name: value for name, value in fields.items() if _is_given(context, name)}
+    if simulate:
+        given["on"] = fields["on"]
     ends = {"seconds": seconds, "tokens": tokens, "steps": steps}
     settings, options = read_settings(set_ or []), _options(option, size)
     if resume is not None:
@@ -171,6 +202,7 @@ def train(
         folder = out or _new_folder(f"{Path(plan.workload).stem}-{plan.method.split('(')[0]}")
     parameters = prepare(plan, _say)
     port = usable(port)
+    _say_pace(plan)
     check_room(folder, plan, parameters, resume=resume is not None)
     from laconic.cli.progress import following
 
@@ -199,6 +231,10 @@ def compare(
     link_of: Links = None,
     slow: Slow = None,
     on: On = "paced",
+    simulate: Simulate = False,
+    cluster: ClusterName = "",
+    flops: Flops = None,
+    step_seconds: StepSeconds = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting: every=50 where it exists, diloco.every=50 for one")
     ] = None,
@@ -229,6 +265,7 @@ def compare(
       laconic compare fashion --methods ddp,powersgd --workers 4 --link 100mbit,5ms --tokens 200000
       laconic compare mine.py --methods ddp,streaming-diloco --set streaming-diloco.every=50 --on testbed
       laconic compare shakespeare --methods ddp,diloco --sweep every=10,50,250 --seeds 3
+      laconic compare shakespeare --workers 64 --simulate --link 100mbit,50ms --tokens 2000000
       laconic compare --resume runs/compare-shakespeare-1
 
     Ctrl-C keeps what has finished; --resume goes on with the rest.
@@ -260,10 +297,13 @@ def compare(
         workload,
         options=_options(option, size),
         workers=workers,
-        link="" if on == "group" and not _is_given(context, "link") else link,
+        link="" if (on == "group" or cluster) and not _is_given(context, "link") else link,
         links=tuple(link_of or ()),
         slow=tuple(slow or ()),
-        on=on,
+        on=_place(context, on, simulate),
+        cluster=_cluster(cluster),
+        flops=_flops(flops),
+        step_seconds=step_seconds,
         seconds=seconds if seconds is not None or tokens is not None else DEFAULT_SECONDS,
         tokens=tokens,
         seed=seed,
@@ -440,6 +480,32 @@ def testbed(
         except KeyboardInterrupt:
             status = 130 if argv else 0
     raise typer.Exit(status)
+
+
+def _place(context: typer.Context, on: str, simulate: bool) -> str:
+    """Where to train."""
+    if simulate and _is_given(context, "on") and on != "simulated":
+        raise ConfigError(f"--simulate trains on simulated links, and --on {on} on others; give one of them")
+    return "simulated" if simulate else on
+
+
+def _cluster(name: str) -> str:
+    """A shipped cluster's name, or a file's whole path, so that the run can be resumed from elsewhere."""
+    return str(Path(name).absolute()) if name.endswith(".toml") or "/" in name else name
+
+
+def _flops(text: str | None) -> float | None:
+    from laconic.plan.cluster import parse_flops
+
+    return None if text is None else parse_flops(text)
+
+
+def _say_pace(plan: Recipe) -> None:
+    """Say what a simulation takes a step to be."""
+    if plan.on == "simulated":
+        from laconic.pace import pace_of
+
+        _say(pace_of(plan))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from laconic.bench import units
-from laconic.bench.compare import ideal_seconds
+from laconic.bench.compare import IDEAL_STEPS, ideal_seconds
 from laconic.bench.ways import about
 from laconic.launch import Watch
-from laconic.recipe import Recipe
+from laconic.recipe import SIMULATED, Recipe
 
 SMOOTHING = 0.9
 LONGEST = 72  # columns that a name and what is told can take, so that a line of 80 is not cut
@@ -112,6 +112,8 @@ class Follower:
             f"loss {units.loss(self._loss)}  {units.rate(line['tokens'] / seconds, 'tokens')}  "
             f"{units.size(line['bytes_out'] / seconds)}/s  waiting {units.share(line['seconds_waiting'] / seconds)}"
         )
+        if self._recipe.on == SIMULATED:  # beside it stands how long it has really taken
+            self._told = f"virtual {units.duration(seconds)}  {self._told}"
         self._progress.update(self._task, completed=min(1.0, self.done(line)), told=self._told)
 
     def line(self) -> str:
@@ -126,7 +128,8 @@ class Follower:
         """How much of the run has gone by."""
         recipe = self._recipe
         if self._name == "ideal":
-            return float(line["seconds"]) / ideal_seconds(recipe)
+            whole = recipe.on == SIMULATED
+            return float(line["step"]) / IDEAL_STEPS if whole else float(line["seconds"]) / ideal_seconds(recipe)
         if recipe.steps:
             return float(line["step"]) / recipe.steps
         if recipe.tokens:

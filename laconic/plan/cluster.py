@@ -33,6 +33,7 @@ Inside it everything is bytes and seconds::
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,17 @@ def read_cluster(name_or_path: str | Path) -> Cluster:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return _Reader(str(path)).cluster(raw, path.stem)
+
+
+def parse_flops(text: str) -> float:
+    """Floating-point operations a second from text such as ``20gflops``, ``1.5tflops`` or ``500mflops``.
+
+    Raises: ConfigError with what would be right.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([mgtp])flops?(?:/s)?", text.strip().lower())
+    if match is None or not float(match[1]):
+        raise ConfigError(f"flops {text!r} is no speed; write operations a second, such as 20gflops or 1.5tflops")
+    return float(match[1]) * {"m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}[match[2]]
 
 
 class _Reader:
