@@ -5,10 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laconic.aggregate import weighted_mean
+from laconic.exchange import everyone
 from laconic.links import memory
 from laconic.sync import diloco
 from laconic.sync.diloco import outer_step
-from tests.tiny import model, together
+from tests.tiny import digest, model, together, train
 
 
 def drive(step, drifts, momentum):
@@ -103,3 +105,37 @@ def test_half_precision_weights_have_a_float32_anchor_so_that_small_steps_add_up
     assert anchor.data_ptr() != x.data_ptr()
     weights = together(2, diloco(every=2), steps=4, make=lambda: model(torch.bfloat16))
     assert all(w.dtype == torch.bfloat16 for w in weights[0])
+
+
+def test_the_mean_may_be_weighted_by_what_each_worker_saw():
+    weights = [1.0, 5.0, 2.0]
+
+    def work(link):
+        x = torch.zeros(3, 3, dtype=torch.float64)
+        sync = diloco(everyone(combine=weighted_mean(weights[link.rank])), every=1, lr=1.0, momentum=0.0)
+        updates, _ = sync.after_step([x + link.rank], sync.init([x]), link)
+        return updates[0]
+
+    wanted = torch.full((3, 3), (0 * 1 + 1 * 5 + 2 * 2) / 8, dtype=torch.float64)
+    for got in memory.run(3, work):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_tokens_as_weights_train_by_name_and_end_equal():
+    runs = memory.run(3, lambda link: train(link, "diloco", 8, every=2, combine=f"weighted_mean({link.rank + 1})"))
+    assert digest(runs[0]) == digest(runs[1]) == digest(runs[2])
+    assert digest(runs[0]) != digest(together(3, diloco(every=2), steps=8)[0])
+
+
+def test_a_frozen_parameter_stays_where_it_is_and_so_does_its_momentum():
+    def work(link):
+        frozen, moving = torch.ones(3, dtype=torch.bfloat16), torch.zeros(3)
+        sync = diloco(every=1)
+        state = sync.init([frozen, moving])
+        for _ in range(5):
+            updates, state = sync.after_step([frozen, moving + link.rank], state, link)
+        return updates[0], state.fragments[0].velocity[0]
+
+    for value, velocity in memory.run(2, work):
+        assert torch.equal(value, torch.ones(3))
+        assert not velocity.any()
