@@ -26,6 +26,7 @@ from laconic.errors import ConfigError, unknown
 from laconic.links.network import Network, of_cluster, parse
 from laconic.methods import METHODS, build
 from laconic.nesting import number
+from laconic.sync.base import among
 from laconic.plan.cluster import read_cluster
 
 SIMULATED = "simulated"
@@ -119,7 +120,7 @@ class Recipe:
         self._place()
         self.network()
         factors(self.slow, self.workers)
-        build(self.method, self.settings)
+        among(build(self.method, self.settings), self.workers)
         return self
 
     def _place(self) -> None:

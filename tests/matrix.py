@@ -367,7 +367,7 @@ def faults(cell: Cell, ran: list[Ran]) -> list[str]:
 
 def lost(cell: Cell, ran: list[Ran]) -> list[str]:
     """Where what went in is neither in what came out nor in a residual."""
-    law = LAWS.get(cell.feedback) if cell.compressor else kept
+    law = BETWEEN.get(cell.exchange) or (LAWS.get(cell.feedback) if cell.compressor else kept)
     if cell.feedback == NONE and cell.compressor not in ("", "identity"):
         return []
     if law is None:
@@ -428,6 +428,11 @@ def nothing(rounds: list[Round], i: int) -> Tensor:
     return torch.zeros(1)
 
 
+def stayed(rounds: list[Round], i: int) -> Tensor:
+    """Mixing's law: the mean over the workers is what it was, whatever a compressor drops, and feedback owes nothing."""
+    return sum((r.got[i] - r.given[i] for r in rounds), torch.zeros_like(rounds[0].given[i])) / len(rounds)
+
+
 Law = Callable[[list[Round], int], Tensor]
 LAWS: dict[str, Law] = {
     NONE: kept,
@@ -437,6 +442,9 @@ LAWS: dict[str, Law] = {
     "ef21_sgdm": told,
     "momentum_correction": nothing,
 }
+# Exchanges between some of the workers, whose law is another. Of neighbours the mean drifts, as it is meant to; of
+# push_sum masses stay, which are in its own tests.
+BETWEEN: dict[str, Law] = {"graph": stayed, "neighbours": nothing, "push_sum": nothing}
 
 
 # -- the page ------------------------------------------------------------------------------------------------

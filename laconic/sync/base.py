@@ -129,7 +129,7 @@ def needs_equal(what: str, exchange: Exchange, instead: str) -> None:
     """
     if not exchange.equal:
         raise ClashError(
-            f"{what}: needs the same result on every worker, and {exchange.name} gives each pair its own; {instead}"
+            f"{what}: needs the same result on every worker, and {exchange.name} gives them different ones; {instead}"
         )
 
 
