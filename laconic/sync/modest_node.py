@@ -129,7 +129,9 @@ class Node:
         self._watch: float | None = None
         self._answers: dict[int, tuple[bool, int, int]] = {}
         self._ended: int | None = None  # the round at which somebody's loop has ended
-        self._enders: list[int] = []
+        self._enders: list[int] = []  # whose loop has ended
+        self._stays: list[int] = []  # and who serves on, until all have
+        self._last: list[int] = []  # who trained last
         self._asked: int | None = None
         self._finishing = self._stopped = self._released = False
         self._silent: set[int] = set()
@@ -244,14 +246,25 @@ class Node:
         self.out.append(Over(stopped=True))
 
     def end(self, now: float) -> None:
-        """My worker's loop has ended: all are told, and those that wait are let go. I serve until all have ended."""
+        """My worker's loop has ended. The first to end tell all, let go who waits, and serve until all have ended.
+
+        Who has been told tells only them, and those who trained last and may be among them.
+        """
         self.training, self._attempt, self._watch = False, None, None
-        self._finishing = True
+        self._finishing, first = True, not self._stays
         self._ended = max(self.adopted, self._ended or 0)
-        for peer in sorted(set(self.view) - {self.me} - self.gone):
-            self._say(peer, "end", self.adopted)
-        self._roll = now + self.terms.ping_timeout
+        told = set(self.view) if first else {*self._stays, *self._last}
+        for peer in sorted(told - {self.me} - self.gone):
+            self._say(peer, "end", self.adopted, stays=first, among=self.among)
+        if first:
+            self._roll = now + self.terms.ping_timeout
+        else:
+            self._stop()
         self._settle(now)
+
+    def _stop(self) -> None:
+        self._stopped, self._roll = True, math.inf
+        self.out.append(Over(stopped=True))
 
     def _announce(self, kind: str, member: bool) -> None:
         mine = Entry(self.round, self.counter + 1, member)
@@ -319,6 +332,10 @@ class Node:
 
     def _on_end(self, source: int, words: Words, model: Model, now: float) -> None:
         self._enders.append(source)
+        if not words["stays"]:  # it has told me as one who has told it, or will be told by another
+            return
+        self._stays.append(source)
+        self._last = words["among"]
         self._ended = max(words["round"], self._ended or 0)
         if self._ended > self.adopted or not self.training:
             self._release()
@@ -345,7 +362,7 @@ class Node:
         if self._finishing or (self._asked is not None and self._asked not in self.gone):
             return  # the answer is under way
         self._asked = None
-        others = [peer for peer in self._enders if peer not in self.gone]
+        others = [peer for peer in self._stays if peer not in self.gone]
         if self.adopted >= self._ended or not others:
             self._let_go()
         else:
@@ -445,8 +462,7 @@ class Node:
         elif self._watch is None and not self._searches:
             self._watch = now + self._patience()
         if self._finishing and not self._stopped and not self._unfinished():
-            self._stopped, self._roll = True, math.inf
-            self.out.append(Over(stopped=True))
+            self._stop()
 
     # -- helpers ---------------------------------------------------------------------------------------------
 

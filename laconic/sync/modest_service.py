@@ -21,7 +21,11 @@ from laconic.sync.modest_node import CARRIERS, KINDS, Adopt, Model, Node, Over, 
 LONG = 1e6  # seconds: for ever
 CHANNELS = 100  # services of one link that follow one another are not handed one another's messages
 MODELS = ("trained", "model", "last")
-FIELDS: dict[str, dict[str, type]] = {"pong": {"busy": bool, "held": int}, "trained": {"number": int}}
+FIELDS: dict[str, dict[str, type]] = {
+    "pong": {"busy": bool, "held": int},
+    "trained": {"number": int},
+    "end": {"stays": bool},
+}
 
 
 class Service:
@@ -140,7 +144,7 @@ def read(message: Message, size: int, shapes: Sequence[Tensor]) -> tuple[dict[st
     for name, of in wanted.items():
         if type(words.get(name)) is not of or (of is int and not 0 <= words[name] < 1 << 31):
             raise PacketError(f"modest: {kind} says {name}={str(words.get(name))[:40]}")
-    if kind in CARRIERS:
+    if kind in (*CARRIERS, "end"):
         ranks = words.get("among")
         if not isinstance(ranks, list) or not all(type(rank) is int and 0 <= rank < size for rank in ranks):
             raise PacketError(f"modest: {kind} names {str(ranks)[:40]} among {size} workers")
