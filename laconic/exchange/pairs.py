@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from laconic.aggregate.mean import Rule, mean
@@ -144,10 +145,17 @@ def of_round(round: int, packets: int, source: int, link: Link, patience: float 
 
 def members(rank: int, size: int, seed: int, round: int, group: int = 2) -> list[int]:
     """The ranks of the group that ``rank`` is in this round, itself among them, in rising order."""
+    order, places = _dealt(size, seed, round)
+    first = places[rank] // group * group
+    return sorted(order[first : first + group])
+
+
+@lru_cache(maxsize=64)
+def _dealt(size: int, seed: int, round: int) -> tuple[list[int], dict[int, int]]:
+    """The ranks in this round's order, and the place of each; hundreds of workers of one process draw it once."""
     order = list(range(size))
     random.Random(f"pairs/{seed}/{round}").shuffle(order)
-    first = order.index(rank) // group * group
-    return sorted(order[first : first + group])
+    return order, {rank: place for place, rank in enumerate(order)}
 
 
 def partner(rank: int, size: int, seed: int, round: int) -> int:
