@@ -91,12 +91,14 @@ def _tried(recipe: Recipe) -> int:
     import torch
 
     from laconic.links import memory
+    from laconic.sync.base import among
     from laconic.train import assemble
 
     workload = load(recipe.workload, recipe.options)
     workload.check(0, recipe.workers, recipe.seed)
     with torch.random.fork_rng(devices=[]):
         (attached,) = memory.run(1, lambda link: assemble(recipe, workload, link))
+    among(attached.sync, recipe.workers)
     attached.detach()
     attached.link.close()
     return sum(p.numel() for p in attached.model.parameters())
