@@ -66,6 +66,8 @@ def torch_way(way: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 class Trainer:
     """One way of training on this worker's batches, timed step by step."""
 
+    loose = False
+
     def __init__(self, workload: Any, link: Any, way: str) -> None:
         from laconic import attach
         from laconic.methods import build
@@ -121,7 +123,10 @@ def worker(way: str, seconds: float, options: dict[str, Any], out: str) -> None:
 
 
 def race(run: Trainer, ideal: Trainer, link: Any, seconds: float, out: str, first: int = FIRST) -> None:
-    """Take steps of ``run``, and after every eighth of them, from the ``first``, some of the ideal; write what came."""
+    """Take steps of ``run``, and after every eighth of them, from the ``first``, some of the ideal; write what came.
+
+    All workers end after the same step; those that do not wait for one another (``run.loose``) each in its own time.
+    """
     from laconic.fault.ending import Ending
     from laconic.links.rendezvous import rendezvous
 
@@ -129,7 +134,7 @@ def race(run: Trainer, ideal: Trainer, link: Any, seconds: float, out: str, firs
     ideal.train()
     ideal.steps, ideal.seconds = 0, 0.0
     link.barrier()
-    while ending.may_begin(run.steps + 1):
+    while run.seconds < seconds if run.loose else ending.may_begin(run.steps + 1):
         run.train()
         if run.steps % TURN == first:
             run.drain()

@@ -96,7 +96,8 @@ def _last(folder: Path) -> str:
     """The last error that a worker logged, or its last line."""
     lines = [line for path in sorted(folder.glob("log-*")) for line in path.read_text(errors="replace").splitlines()]
     errors = [line for line in lines if "Error" in line and not line.startswith(" ")]
-    if os.environ.get("KEEPLOG"): print("\n".join(lines[-60:]))
+    if os.environ.get("KEEPLOG"):
+        print("\n".join(lines[-60:]))
     return (errors or lines or ["no word"])[-1][:300]
 
 
