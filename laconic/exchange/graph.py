@@ -49,7 +49,7 @@ def graph(
     whole_values("graph", inner)
 
     def init(tensors: Tensors) -> GraphState:
-        return GraphState(0, [inner.init(t) for t in tensors])
+        return GraphState(0, states("graph", inner, tensors))
 
     def run(tensors: Tensors, state: GraphState, link: Link) -> tuple[list[Tensor], GraphState]:
         here = on(link.size)
@@ -100,6 +100,22 @@ def whole_values(what: str, compressor: Compressor) -> None:
             f"{what}: sends whole weights, and {compressor.name} would leave most of them out, which pulls neighbours "
             "towards zero; use int8 or half"
         )
+
+
+def states(what: str, compressor: Compressor, tensors: Tensors) -> list[Any]:
+    """The compressor's states, for weights that will be mixed again and again.
+
+    Raises: ClashError for random rounding whose error may be as large as the weights: mixed in anew each round, it
+            would grow without bound (measured: ``docs/methods/d-psgd.md``).
+    """
+    for tensor in tensors:
+        numel = tensor.numel()
+        if numel and compressor.omega is not None and compressor.omega(numel) >= 1:
+            raise ClashError(
+                f"{what}: {compressor.name} misses a tensor of {numel} entries by up to {compressor.omega(numel):.3g} "
+                "times its square, and mixing that in each round would carry the weights away; use int8 or half"
+            )
+    return [compressor.init(t) for t in tensors]
 
 
 def _mixed(inner: Compressor, mine: Tensor, own: Packet, heard: list[Packet], shares: list[float]) -> Tensor:

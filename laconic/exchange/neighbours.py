@@ -14,15 +14,15 @@ from laconic.compress.identity import identity
 from laconic.errors import ConfigError, unknown
 from laconic.exchange.base import Exchange, Tensors
 from laconic.exchange.everyone import EveryoneState, everyone
-from laconic.exchange.graph import GraphState, swap, whole_values
+from laconic.exchange.graph import GraphState, states, swap, whole_values
 from laconic.exchange.topology import shape
 from laconic.links.base import Link
 from laconic.packet import Packet, check_shape
 
 STEEP = 5.0  # how fast an exponential schedule falls: to e^-5 at its other end
 
-# What the budget is, of its base r0 and its peak r1, in a round of so many. Windows begin at whole rounds, so that those
-# of one width have one number of rounds.
+# What the budget is, of its base r0 and its peak r1, in a round of so many. Windows begin at whole rounds, so that
+# those of one width have one number of rounds.
 SCHEDULES: dict[str, Callable[[int, int, float, float, float, float], float]] = {
     "fixed": lambda at, rounds, low, high, start, window: low,
     "truncate": lambda at, rounds, low, high, start, window: low if at < round(start * rounds) else high,
@@ -88,7 +88,7 @@ def neighbours(
         return SCHEDULES[schedule](min(round, total), total, budget, high, start, window)
 
     def init(tensors: Tensors) -> GraphState:
-        return GraphState(0, [inner.init(t) for t in tensors])
+        return GraphState(0, states("neighbours", inner, tensors))
 
     def run(tensors: Tensors, state: GraphState, link: Link) -> tuple[list[Tensor], GraphState]:
         wanted = size_of(link.size, state.round)

@@ -13,7 +13,7 @@ from laconic.compress.identity import identity
 from laconic.errors import ClashError, ConfigError, PacketError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.exchange.counters import Counters, Held, get, give, no_counters
-from laconic.exchange.graph import whole_values
+from laconic.exchange.graph import states, whole_values
 from laconic.exchange.mixing import Given, keeping_the_sum, settled, sum_matrix, told
 from laconic.exchange.topology import Topology, shape
 from laconic.links.base import Link
@@ -88,7 +88,7 @@ def push_sum(
 
     def init(tensors: Tensors) -> PushSumState:
         mass = [t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True) for t in tensors]
-        return PushSumState(0, mass, 1.0, [inner.init(t) for t in tensors], {}, HERE, no_counters(len(mass)))
+        return PushSumState(0, mass, 1.0, states("push_sum", inner, mass), {}, HERE, no_counters(len(mass)))
 
     def run(tensors: Tensors, state: PushSumState, link: Link) -> tuple[list[Tensor], PushSumState]:
         here, number = on(link.size), state.round

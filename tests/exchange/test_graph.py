@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laconic.compress import e3m0, ef21, error_feedback, half, int8, topk
+from laconic.compress import e3m0, ef21, error_feedback, half, int8, natural, qsgd, topk
 from laconic.errors import ClashError
-from laconic.exchange import graph
+from laconic.exchange import graph, neighbours, push_sum
 from laconic.exchange.mixing import contraction, keeping_the_mean, mean_matrix
 from laconic.exchange.topology import shape
 from laconic.links import memory
@@ -83,6 +83,15 @@ def test_compressed_deviations_shrink_down_to_what_the_compressor_can_tell_apart
     start, trail = mixed(8, 60, lambda: graph(compressor(), "exponential"))
     apart = float((trail[-1] - start.mean(0)).abs().max())
     assert apart < floor * float(start.abs().max())
+
+
+@pytest.mark.parametrize("exchange", [graph, neighbours, push_sum])
+def test_random_rounding_as_large_as_the_weights_is_refused_and_finer_is_not(exchange):
+    x = [torch.zeros(64, 32)]
+    with pytest.raises(ClashError, match="would carry the weights away; use int8 or half"):
+        exchange(qsgd(levels=1)).init(x)
+    exchange(natural()).init(x)
+    exchange(int8()).init(x)
 
 
 def test_a_round_sends_one_message_of_the_weights_to_each_neighbour_and_no_more_among_more_workers():
