@@ -44,6 +44,10 @@ class Lines:
             return due
         busy = self._busy[receiver]
         start = due - taking
+        if not busy or busy[-1][1] < start:  # nothing before it is still coming
+            busy.append((start, start + taking))
+            del busy[:-KEPT]
+            return due
         for a, b in busy:
             if a >= start + taking:
                 break
