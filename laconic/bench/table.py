@@ -156,7 +156,9 @@ def note(comparison: Mapping[str, Any]) -> str:
     differ = [f"{m['name']} {apart(m)}" for m in methods if _there(m, "merged_loss")]
     parts += [f"loss of the workers' own weights > of their mean: {', '.join(differ)}"] if differ else []
     if unfinished := comparison.get("unfinished"):
-        parts.append(f"not finished: {len(unfinished)} runs; go on with laconic compare --resume")
+        parts.append(
+            f"not finished: {len(unfinished)} run{'s' * (len(unfinished) > 1)}; go on with laconic compare --resume"
+        )
     parts += [f"failed: {text(one)}" for one in comparison.get("failed") or []]
     return "; ".join(parts)
 

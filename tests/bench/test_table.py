@@ -4,7 +4,7 @@ import math
 import pytest
 from rich.console import Console
 
-from laconic.bench.table import columns, comparison_table, plain_method
+from laconic.bench.table import columns, comparison_table, note, plain_method
 
 METHOD = {
     "steps": 1217, "tokens": 2_490_000, "seconds": 60.0, "loss": 1.6, "eval_loss": 1.631, "bytes_out": 13_400_000,
@@ -37,6 +37,40 @@ def test_a_comparison_fits_the_terminal_with_every_number_whole(width):
     assert "not reached" in text
     assert "20.0 steps/s" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [100, 80])
+def test_of_several_seeds_the_lowest_and_the_highest_stand_below_the_mean_and_still_fit(width):
+    ranges = {"eval_loss": [1.623, 1.655], "reached_seconds": [17.25, 19.5]}
+    ways = [METHOD | {"name": f"streaming-diloco every={n}", "spread": ranges, "runs": [{}] * 3} for n in (50, 250)]
+    never = METHOD | {"name": "noloco", "reached_seconds": None, "reached_runs": 2, "runs": [{}] * 3}
+    text = rendered({**COMPARISON, "seeds": [0, 1, 2], "methods": [*ways, never]}, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert text.count("1.623–1.655") == text.count("17.2 s–19.5 s") == 2
+    assert "2 of 3 seeds" in text
+    for whole in ("1.631", "2.49M", "1,217", "60.0 s", "13.4 MB", "18.0 s, 3.3×"):
+        assert whole in text
+    words = " ".join(text.split())
+    assert "means of 3 seeds (0, 1, 2), below them the lowest and the highest" in words
+    assert "over 100%: the machine was quicker then than while the ideal was measured" in words
+
+
+def test_what_is_not_finished_and_what_failed_is_said_below_the_table():
+    told = note({"methods": [METHOD], "unfinished": ["03-noloco"], "failed": ["dgc: worker 1: the loss is nan"]})
+    assert told == ("not finished: 1 run; go on with laconic compare --resume; failed: dgc: worker 1: the loss is nan")
+
+
+def test_an_ideal_measured_several_times_says_how_far_apart_they_were():
+    steps = [{"step_seconds": 0.05}, {"step_seconds": 0.04}]
+    told = note({"ideal": {"steps_per_second": 22.0, "measured": steps}, "methods": []})
+    assert told == "ideal: no network at all, 22.0 steps/s (20.0 to 25.0 in 2 measurements)"
+
+
+def test_that_the_curves_are_of_fewer_batches_is_said_where_it_makes_a_difference():
+    same, other = METHOD | {"curve_loss": 1.631}, METHOD | {"curve_loss": 1.63}
+    assert note({"methods": [same]}) == ""
+    assert note({"methods": [same, other]}).startswith("plain's loss is asked of the curves, on fewer held-out")
 
 
 def test_the_best_loss_is_bold_and_a_loss_that_is_no_number_is_not_the_best():

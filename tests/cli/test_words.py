@@ -78,6 +78,37 @@ def test_progress_is_one_whole_line_of_loss_tokens_bytes_and_waiting(width, monk
     assert "…" not in drawn
 
 
+def several(monkeypatch, terminal):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=80, no_color=True, legacy_windows=False)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.following(Recipe("shakespeare", steps=100), runs=4) as watch:
+        for name in ("ideal", "streaming-diloco every=50 seed 1", "noloco"):
+            follow = watch(name)
+            follow(LINE | {"seconds_waiting": 9.9})
+    return screen.getvalue()
+
+
+def test_of_several_runs_a_line_says_how_many_have_ended_and_each_ended_one_stands_above_it(monkeypatch):
+    drawn = several(monkeypatch, terminal=True)
+    assert "in all" in drawn
+    for ended in range(3):
+        assert f"{ended} of 4 runs" in drawn
+    assert "to go" in drawn
+    assert "streaming-diloco every=50 seed 1 loss 2.346" in drawn  # by its whole name, once it has ended
+    assert "3 of 4 runs" not in drawn  # the last was cut short
+
+
+def test_several_runs_without_a_terminal_are_a_line_each(monkeypatch):
+    assert [line.split("  ")[0].split(" loss")[0] for line in several(monkeypatch, terminal=False).splitlines()] == [
+        "ideal",
+        "streaming-diloco every=50 seed 1",
+        "noloco",
+    ]
+
+
 def test_without_a_terminal_progress_is_one_line_when_the_run_has_ended(monkeypatch):
     assert followed(monkeypatch, 80, terminal=False) == (
         "streaming-diloco  loss 2.346  1.00M tokens/s  8.03 MB/s  waiting 80%\n"
