@@ -34,7 +34,7 @@ from laconic.train import set_learning
 from laconic.workloads import load
 
 WORKERS, ROWS, WINDOW = 2, 16, 64
-BEFORE = 600  # steps of ddp on the first text
+
 KINDS = ("whole", "last-layer")
 Way = tuple[str, str, dict[str, Any], float, int]  # label, method, settings, learning rate, times the steps
 WAYS: dict[str, list[Way]] = {
@@ -80,14 +80,14 @@ def held_out(model: nn.Module, characters: Tensor) -> float:
     return statistics.mean(float(loss_of(model, windows(characters, generator, 64))) for _ in range(8))
 
 
-def before(seed: int, characters: Tensor) -> dict[str, Tensor]:
+def before(seed: int, characters: Tensor, steps: int) -> dict[str, Tensor]:
     """The weights that are fine-tuned."""
     workload = load("shakespeare", {"size": "nano"})
     torch.manual_seed(seed)
     model = workload.make_model()
     optimizer = workload.make_optimizer(model)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(BEFORE):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss_of(model, windows(characters, generator, WORKERS * ROWS)).backward()
         optimizer.step()
@@ -125,14 +125,14 @@ def tuned(kind: str, way: Way, start: dict[str, Tensor], data: Any, steps: int, 
     return memory.run(WORKERS, work, timeout=600.0)[0]
 
 
-def losses(steps: int, seeds: int, only: str | None) -> None:
+def losses(steps: int, seeds: int, only: str | None, earlier: int) -> None:
     first, train, held = texts()
     for kind in KINDS:
         if only not in (None, kind):
             continue
         rows: dict[str, list[tuple[float, float, int]]] = {"as it was": []}
         for seed in range(seeds):
-            start = before(seed, first)
+            start = before(seed, first, earlier)
             model = load("shakespeare", {"size": "nano"}).make_model()
             model.load_state_dict(start)
             rows["as it was"].append((held_out(model, held), 0.0, 0))
@@ -194,6 +194,7 @@ def memories() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--before", type=int, default=600, help="steps on the first text")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", choices=KINDS)
     parser.add_argument("--memory", action="store_true")
@@ -204,7 +205,7 @@ def main() -> None:
         memories()
         return
     heading(f"Held-out loss after fine-tuning, {WORKERS} workers of {ROWS} windows, {chosen.steps} steps of ddp")
-    losses(chosen.steps, chosen.seeds, chosen.only)
+    losses(chosen.steps, chosen.seeds, chosen.only, chosen.before)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 A 10.7 M-parameter GPT, 2 workers, so many seconds each, a synchronisation in 16 steps: torchft's DiLoCo and Streaming
 DiLoCo, hivemind's Optimizer with local updates, and methods of laconic. The peers are installed from the package index
 into an environment of their own (with the CPU build of torch, and laconic beside them), so that all run on the same
-torch. The ideal is measured within each way's run, as in ``benchmarks/torch_ways.py``.
+torch. The ideal is measured within each way's run, as in ``benchmarks/torch_ways.py``. hivemind's own processes work on
+beside it and slow it down, so that the share of it flatters; ``alone`` is the rate of workers with nothing beside them,
+measured first.
 
 What cannot be installed or started has the reason for its row.
 
@@ -31,7 +33,7 @@ from common import heading  # noqa: E402
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "laconic" / "peers"
 TORCH = "torch>=2.11,<2.14"
 PEERS = {"torchft": "torchft-nightly", "hivemind": "hivemind"}
-WAYS = ("torchft DiLoCo", "torchft streaming DiLoCo", "hivemind", "hivemind fp16")
+WAYS = ("alone", "torchft DiLoCo", "torchft streaming DiLoCo", "hivemind", "hivemind fp16")
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours ddp": ("ddp", {}),
     "ours diloco": ("diloco", {"every": 16}),
@@ -96,8 +98,6 @@ def _last(folder: Path) -> str:
     """The last error that a worker logged, or its last line."""
     lines = [line for path in sorted(folder.glob("log-*")) for line in path.read_text(errors="replace").splitlines()]
     errors = [line for line in lines if "Error" in line and not line.startswith(" ")]
-    if os.environ.get("KEEPLOG"):
-        print("\n".join(lines[-60:]))
     return (errors or lines or ["no word"])[-1][:300]
 
 
@@ -123,18 +123,20 @@ def main() -> None:
     parts = [part for part in chosen.ways.split(",") if part]
     ways = [way for way in (*WAYS, *OURS) if not parts or any(part in way for part in parts)]
     for rate in chosen.rates.split(","):
-        print(
-            f"\n{rate}\n{'way':<28}{'steps':>7}{'steps/s':>9}{'ideal':>8}{'of ideal':>10}{'held-out':>10}", flush=True
-        )
+        head = f"{'steps':>7}{'steps/s':>9}{'ideal':>8}{'of ideal':>10}{'of alone':>10}{'held-out':>10}"
+        print(f"\n{rate}\n{'way':<28}{head}", flush=True)
+        alone = 0.0
         for way in ways:
             peer = way.split()[0]
             found = failed[peer] if peer in failed else measured(python, way, rate, chosen.seconds, options)
             if isinstance(found, str):
                 print(f"{way:<28}  {found}", flush=True)
                 continue
+            alone = found["rate"] if way == "alone" else alone
+            share = f"{found['rate'] / alone:.1%}" if alone else ""
             print(
                 f"{way:<28}{found['steps']:>7}{found['rate']:>9.3f}{found['ideal']:>8.3f}"
-                f"{found['rate'] / found['ideal']:>10.1%}{found['loss']:>10.4f}",
+                f"{found['rate'] / found['ideal']:>10.1%}{share:>10}{found['loss']:>10.4f}",
                 flush=True,
             )
 

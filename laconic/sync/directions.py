@@ -17,6 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from laconic import kernels
 from laconic.compress.noise import noise
 from laconic.errors import unknown
 
@@ -85,3 +86,23 @@ def direction(kind: str, params: Sequence[Tensor], seed: int, step: int, sample:
     if 0 <= at < like.numel():
         flat[at] = math.sqrt(sum(sizes))
     return flat.reshape(like.shape)
+
+
+def add_direction(
+    into: Tensor,
+    by: float,
+    kind: str,
+    params: Sequence[Tensor],
+    seed: int,
+    step: int,
+    sample: int,
+    samples: int,
+    i: int,
+) -> None:
+    """Add ``by`` times :func:`direction` to a contiguous tensor: a product, then a sum, each rounded once."""
+    fast = kernels.loops("directions", into) if kind in KINDS else None
+    if fast is None:
+        into.add_(direction(kind, params, seed, step, sample, samples, i).mul_(by))
+        return
+    table, scale = _quantiles() if kind == "gaussian" else (None, 1.0)
+    fast.add(into.view(-1), by, key_of(seed, step, sample, i), table, scale)

@@ -20,7 +20,7 @@ from laconic.links.base import Link
 from laconic.packet import Packet, need
 from laconic.state import varying
 from laconic.sync.base import LossAt, Params, Sync, Updates, master, named, positive
-from laconic.sync.directions import checked_kind, direction
+from laconic.sync.directions import add_direction, checked_kind
 
 
 @varying("record")
@@ -158,7 +158,9 @@ def _codes_of(send: Compressor, samples: int) -> tuple[str, torch.dtype, dict[st
 def moved(way: Way, held: Sequence[Tensor], step: int, sample: int, of: int, by: float) -> Iterator[Tensor]:
     """The weights, ``by`` further along one of the ``of`` directions of a step; one tensor at a time."""
     for i, value in enumerate(held):
-        yield value + direction(way.directions, held, way.seed, step, sample, of, i).mul_(by)
+        there = value.clone(memory_format=torch.contiguous_format)
+        add_direction(there, by, way.directions, held, way.seed, step, sample, of, i)
+        yield there
 
 
 def stepped(way: Way, held: Sequence[Tensor], step: int, rate: float, row: Tensor) -> list[Tensor]:
@@ -178,7 +180,7 @@ def stepped(way: Way, held: Sequence[Tensor], step: int, rate: float, row: Tenso
         total = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         for sample, slope in enumerate(slopes.tolist()):
             if slope:
-                total += direction(way.directions, held, way.seed, step, sample, len(slopes), i).mul_(slope)
+                add_direction(total, slope, way.directions, held, way.seed, step, sample, len(slopes), i)
         values.append(value - total.mul_(rate / len(slopes)))
     return values
 

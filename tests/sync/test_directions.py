@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from laconic import kernels
 from laconic.errors import ConfigError
-from laconic.sync.directions import KINDS, checked_kind, direction, gaussian, key_of, rademacher
+from laconic.sync.directions import KINDS, add_direction, checked_kind, direction, gaussian, key_of, rademacher
 
 MANY = torch.empty(1 << 20)
 PINNED = [1061259429, -1076020150, -1087413709, 1065150660, 1061757418]
@@ -66,6 +67,20 @@ def test_along_axes_each_entry_has_its_turn():
             assert sum(int((p != 0).sum()) for p in parts) == 1
             total = [t + p for t, p in zip(total, parts, strict=True)]
     assert all(bool((t == 8**0.5).all()) for t in total)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (300_001,), (33, 7)], ids=str)
+def test_the_loop_adds_what_the_plain_form_adds_bit_for_bit(kind, shape):
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(shape, generator=generator)
+    for by in (1e-3, -0.37, 2630.0):
+        looped, plain = start.clone(), start.clone()
+        add_direction(looped, by, kind, [torch.zeros(3), start], 1, 2, 3, 4, 1)
+        with kernels.plain():
+            add_direction(plain, by, kind, [torch.zeros(3), start], 1, 2, 3, 4, 1)
+        assert torch.equal(looped, plain)
+        assert torch.equal(plain, start + direction(kind, [torch.zeros(3), start], 1, 2, 3, 4, 1) * by)
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():
