@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -152,7 +153,7 @@ def _panel(
     low = min(x for x in shown if x > 0) if log else 0.0
     across = Scale(low, max(shown) or 1.0, log, left, left + PANEL)
     unit, name = time_unit(max(shown)) if key == "seconds" else (1.0, "")
-    say: Callable[[float], str] = units.size if key == "bytes" else units.count if key == "tokens" else _plain
+    say: Callable[[float], str] = _bytes if key == "bytes" else _count if key == "tokens" else _plain
     below = {"seconds": name, "tokens": "tokens, all workers together", "bytes": "bytes sent by one worker"}[key]
     parts = []
     for value in ticks(loss):
@@ -164,14 +165,14 @@ def _panel(
         parts.append(f'<path d="M{x:.1f} {TOP:g}v{HEIGHT:g}" stroke="{GRID}"/>')
         parts.append(_text(x, TOP + HEIGHT + 16, say(value), anchor="middle", colour=FAINT, size=11))
     parts.append(_text(left + PANEL / 2, TOP + HEIGHT + 34, below, anchor="middle", colour=FAINT))
+    for line, curve in zip(drawn, curves, strict=True):
+        parts += _drawn(line, curve, across, loss)
     if target is not None and math.isfinite(target[1]):
         y = loss.place(target[1])
         parts.append(f'<path d="M{left:.1f} {y:.1f}h{PANEL:g}" stroke="{FAINT}" stroke-dasharray="2 3"/>')
         if key == "tokens":  # once is enough, and here the lines leave room at the end
             told = f"where {target[0]} ended"
             parts.append(_text(left + PANEL, y - 5, told, anchor="end", colour=FAINT, size=11))
-    for line, curve in zip(drawn, curves, strict=True):
-        parts += _drawn(line, curve, across, loss)
     return parts
 
 
@@ -250,10 +251,19 @@ def _text(
 ) -> str:
     bold = f' font-weight="{weight}"' if weight != 400 else ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="{size:g}"{bold}>'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="{size:g}"{bold} '
+        f'paint-order="stroke" stroke="#ffffff" stroke-width="3">'
         f"{html.escape(text)}</text>"
     )
 
 
 def _plain(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _bytes(value: float) -> str:
+    return re.sub(r"\.0+(?= )", "", units.size(value))
+
+
+def _count(value: float) -> str:
+    return re.sub(r"\.0+(?=\D|$)", "", units.count(value))
