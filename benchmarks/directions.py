@@ -1,8 +1,8 @@
 """Does each method move the way its paper says? Held-out loss and bytes at equal steps, workers in one process.
 
 Fashion (SGD with momentum) for the methods that compress gradients, with their parts switched off one at a time;
-Shakespeare (AdamW, size nano) for those that talk seldom. The workers are threads on memory links: losses and bytes
-are those of any link, seconds are not measured.
+Shakespeare (AdamW, size nano) for those that talk seldom, and the whole family of local steps beside one another. The
+workers are threads on memory links: losses and bytes are those of any link, seconds are not measured.
 
     python benchmarks/directions.py [--workers 4] [--seeds 2] [--only fashion]
 """
@@ -53,16 +53,41 @@ SHAKESPEARE: list[Way] = [
     ("noloco, every 25", "noloco", {"every": 25}),
     ("noloco, a fifth of the lr", "noloco", {"every": 25, "_lr": 0.2}),
 ]
+FAMILY: list[Way] = [
+    ("ddp", "ddp", {}),
+    ("alone", "alone", {}),
+    ("local-sgd", "local-sgd", {"every": 12}),
+    ("local-sgd, overlap 3", "local-sgd", {"every": 12, "overlap": 3}),
+    ("post-local-sgd", "post-local-sgd", {"every": 12, "start": 125}),
+    ("slowmo", "slowmo", {"every": 12}),
+    ("slowmo, momentum 0.2", "slowmo", {"every": 12, "momentum": 0.2}),
+    ("slowmo, inner reset", "slowmo", {"every": 12, "inner": "reset"}),
+    ("co2", "co2", {"every": 12}),
+    ("co2, no gap", "co2", {"every": 12, "gap": 1.0, "contraction": 0.5}),
+    ("co2, gap 2", "co2", {"every": 12, "gap": 2.0}),
+    ("co2, momentum 0.5, no gap", "co2", {"every": 12, "momentum": 0.5, "gap": 1.0, "contraction": 0.4}),
+    ("diloco", "diloco", {"every": 12}),
+    ("diloco, warm-up 5", "diloco", {"every": 12, "warmup_rounds": 5}),
+    ("diloco, overlap 3", "diloco", {"every": 12, "overlap": 3}),
+    ("diloco, a round late", "diloco", {"every": 12, "overlap": 12, "lr": 0.4, "momentum": 0.3}),
+    ("diloco, eager", "diloco", {"every": 12, "overlap": 12, "eager": True}),
+    ("streaming-diloco", "streaming-diloco", {"every": 12, "fragments": 2}),
+    ("streaming, overlap 11", "streaming-diloco", {"every": 12, "fragments": 2, "overlap": 11}),
+    ("noloco", "noloco", {"every": 12}),
+    ("noloco, groups of 3", "noloco", {"every": 12, "group": 3}),
+    ("noloco, overlap 3", "noloco", {"every": 12, "overlap": 3}),
+]
 PLANS: dict[str, tuple[dict[str, Any], int, list[Way]]] = {
     "fashion": ({}, 300, FASHION),
     "shakespeare": ({"size": "nano"}, 500, SHAKESPEARE),
+    "family": ({"size": "nano"}, 500, FAMILY),
 }
 
 
-def trained(name: str, way: Way, workers: int, seed: int) -> tuple[float, float, float]:
+def trained(name: str, way: Way, workers: int, seed: int, steps: int) -> tuple[float, float, float]:
     """Held-out loss of worker 0's weights to ship, bytes a step out of it, and how far the workers' weights differ."""
-    options, steps, _ = PLANS[name]
-    workload = load(name, options)
+    options = PLANS[name][0]
+    workload = load("fashion" if name == "fashion" else "shakespeare", options)
     settings = {k: v for k, v in way[2].items() if not k.startswith("_")}
     drawing = threading.Lock()
 
@@ -85,7 +110,7 @@ def trained(name: str, way: Way, workers: int, seed: int) -> tuple[float, float,
             attached.zero_grad()
             workload.loss(model, next(batches)).backward()
             attached.step()
-        attached.drain()
+        attached.finish()
         sent = (link.meter.bytes_out - before) / steps
         weights = attached.weights()
         loss = float("nan")
@@ -111,16 +136,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=sorted(PLANS))
+    parser.add_argument("--steps", type=int, help="in place of each plan's own")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     heading(f"Held-out loss at equal steps, {chosen.workers} workers, mean of {chosen.seeds} seeds")
-    for name, (options, steps, ways) in PLANS.items():
+    for name, (options, usual, ways) in PLANS.items():
+        steps = chosen.steps or usual
         if chosen.only not in (None, name):
             continue
         print(f"{name} {options or ''}, {steps} steps")
         print(f"  {'way':<29}{'held-out':>10}{'spread':>9}{'sent a step':>14}{'weights differ by':>19}")
         for way in ways:
-            runs = [trained(name, way, chosen.workers, seed) for seed in range(chosen.seeds)]
+            runs = [trained(name, way, chosen.workers, seed, steps) for seed in range(chosen.seeds)]
             losses = [loss for loss, _, _ in runs]
             spread = max(losses) - min(losses)
             print(
