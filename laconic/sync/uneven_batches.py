@@ -50,15 +50,20 @@ def uneven_batches(exchange: Exchange | None = None, parts: int = 16, every: int
         return UnevenBatchesState(0, parts, Speed(), talk.init(list(named(params).values())))
 
     def after_backward(grads: Params, state: UnevenBatchesState, link: Link) -> tuple[list[Tensor], UnevenBatchesState]:
-        speed = ended(state.speed, link.now(), state.own / parts)
+        speed = ended(state.speed, link.now(), state.own / parts) if parts > 1 else state.speed
         # Shares add up to the number of workers, so a plain mean of these is the mean over samples.
         mine = grads if state.own == parts else [g * (state.own / parts) for g in grads]
         combined, exchanged = talk.run(mine, state.exchange, link)
-        step, own = state.step + 1, state.own
-        if parts > 1 and (step % every == 0 or step == FIRST):
-            speed = measured(speed)
-            own = parts_together(told(speed.seconds, link), parts)[link.rank]
-        return combined, UnevenBatchesState(step, own, begun(speed, link.now()), exchanged)
+        state = state._replace(step=state.step + 1, speed=speed, exchange=exchanged)
+        return combined, dealt(state, link) if parts > 1 else state
+
+    def dealt(state: UnevenBatchesState, link: Link) -> UnevenBatchesState:
+        """The state in which the next step begins, its batch dealt anew if it is time."""
+        if state.step % every == 0 or state.step == FIRST:
+            state = state._replace(speed=measured(state.speed))
+            own = parts_together(told(state.speed.seconds, link), parts)[link.rank]
+            state = state._replace(own=own)
+        return state._replace(speed=begun(state.speed, link.now()))
 
     return Sync(
         init,
