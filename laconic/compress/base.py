@@ -12,6 +12,7 @@ from torch import Tensor
 from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
 from laconic.packet import Packet, shape_of
 
+KEEPS = "keeps what it drops already"  # why a compressor with feedback bears no other
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -60,12 +61,29 @@ class Compressor(NamedTuple):
     block: int = 1
 
 
-def carry(compressor: Compressor, x: Tensor, residual: Tensor, state: Any) -> tuple[Packet, Tensor, Any]:
+def still(like: Tensor) -> Tensor:
+    """Zeros in at least float32: what adds up many small tensors would lose them in half precision."""
+    return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+
+
+def carry(
+    compressor: Compressor, x: Tensor, residual: Tensor, state: Any, dtype: torch.dtype | None = None
+) -> tuple[Packet, Tensor, Any]:
     """Compress ``x + residual``: the packet, what it leaves out (a tensor of its own), and the new state.
+
+    What is sent is of ``dtype`` (by default ``x``'s), what is left of the residual's, with what rounding to it leaves.
 
     Law:    ``decompress(packet) + left == x + residual``.
     Raises: NotANumber if the sum holds NaN or infinity.
     """
+    sent = x.dtype if dtype is None else dtype
+    if residual.dtype != sent:
+        whole_sum = x.to(residual.dtype) + residual
+        rounded = whole_sum.to(sent)
+        finite(compressor.name, rounded)
+        packet, after = compressor.compress(rounded, state)
+        return packet, whole_sum - compressor.decompress(packet).to(residual.dtype), after
+    assert x.shape == residual.shape, "a residual is of the tensor that it is added to"
     if compressor.carry is not None:
         return compressor.carry(x, residual, state)
     wanted = x + residual
@@ -177,8 +195,8 @@ def whole(packet: Packet, name: str, low: int, high: int) -> int:
     return value
 
 
-def noise_key(x: Tensor, seed: int, step: int) -> int:
-    """A key for random rounding: a pure function of the seed, the step and the tensor's own values.
+def noise_key(x: Tensor, seed: int, step: int, residual: Tensor | None = None) -> int:
+    """A key for random rounding: a pure function of the seed, the step and the values of ``x`` (plus ``residual``).
 
     Workers share the seed but not the tensor, so their roundings are independent and their errors average out,
     while the same tensor at the same step always gives the same packet.
@@ -186,6 +204,9 @@ def noise_key(x: Tensor, seed: int, step: int) -> int:
     fold = 0
     if x.device.type != "meta" and x.numel():
         flat = x.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 256)].double().cpu()
-        fold = int(sample.contiguous().view(torch.int64).bitwise_right_shift(16).sum())
+        every = max(1, flat.numel() // 256)
+        sample = flat[::every] if residual is None else flat[::every] + residual.reshape(-1)[::every]
+        if not bool(sample.any()):  # a gradient of few rows: the sample may be zero on all workers, so all is looked at
+            sample = flat if residual is None else flat + residual.reshape(-1)
+        fold = int(sample.double().contiguous().view(torch.int64).bitwise_right_shift(16).sum())
     return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + fold) % (1 << 63)

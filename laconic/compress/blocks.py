@@ -77,8 +77,8 @@ def quantiser(
     def start(like: Tensor) -> RoundingState:
         return RoundingState(0)
 
-    def key(sample: Tensor, state: Any) -> int | None:
-        return None if seed is None else noise_key(sample, seed, state.step)
+    def key(flat: Tensor, state: Any, residual: Tensor | None = None) -> int | None:
+        return None if seed is None else noise_key(flat, seed, state.step, residual)
 
     def after(state: Any) -> Any:
         return state if seed is None else RoundingState(state.step + 1)
@@ -112,7 +112,7 @@ def quantiser(
         flat, kept = x.detach().reshape(-1), residual.reshape(-1)
         if not _fast(form, flat, kept):
             return carried(plain, x.detach(), residual, state)
-        noise = key(_sampled(flat) + _sampled(kept), state)
+        noise = key(flat, state, kept)
         pieces, left = form.fast_encode(flat, kept, noise)
         assert left is not None
         return wrapped(pieces, x), left.reshape(x.shape), after(state)
@@ -130,11 +130,6 @@ def quantiser(
 def _device(packet: Packet) -> torch.device:
     """Where a packet lies; one without tensors is nowhere in particular."""
     return next((t.device for t in packet.tensors.values()), torch.device("cpu"))
-
-
-def _sampled(flat: Tensor) -> Tensor:
-    """The entries that :func:`noise_key` looks at: of the sum of two tensors it needs no more."""
-    return flat[:: max(1, flat.numel() // 256)]
 
 
 def linear(name: str, block: int, levels: int, bits: int, norm: str = "max", told: bool = False) -> Form:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, needs_values, promised
+from laconic.compress.base import KEEPS, Compressor, needs_values, promised
 from laconic.compress.int8 import int8
 from laconic.compress.topk import topk
 from laconic.errors import ClashError, PacketError
@@ -21,7 +21,8 @@ def chain(*compressors: Compressor) -> Compressor:
 
     Wire:   the first one's packet, with the refined tensor replaced by the next one's packet.
     Error:  the errors of all; wrap the whole chain in :func:`error_feedback`, not its members.
-    Raises: ClashError where a member leaves nothing that the next could compress: ``chain(int8(), topk())``.
+    Raises: ClashError where a member leaves nothing that the next could compress: ``chain(int8(), topk())``; for one
+            with feedback after one that is sparse.
     """
     first, *rest = compressors or (topk(), int8())
     for compressor in rest:
@@ -32,6 +33,11 @@ def chain(*compressors: Compressor) -> Compressor:
 def _pair(outer: Compressor, inner: Compressor) -> Compressor:
     for member in (outer, inner):
         needs_values("chain", member, "put the whole chain inside it, ef21(chain(...)) say")
+    if inner.no_feedback == KEEPS and outer.sparse:
+        raise ClashError(
+            f"chain: {inner.name} would add what it dropped of one entry to another, since {outer.name} leaves other "
+            "entries each time; put the whole chain inside the feedback"
+        )
     part = outer.refines
     if part is None:
         raise ClashError(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, accumulate, finite, needs_feedback
+from laconic.compress.base import KEEPS, Compressor, accumulate, finite, needs_feedback
 from laconic.compress.identity import identity
 from laconic.errors import unknown
 from laconic.packet import Packet
@@ -68,7 +67,7 @@ def changes(
         name=full,
         refines=None,
         momentum=momentum,
-        no_feedback="keeps what it drops already",
+        no_feedback=KEEPS,
         delta=None,
         omega=None,
         carry=None,
@@ -80,11 +79,6 @@ def changes(
 def reader(packet: Packet, inner: Compressor) -> Compressor:
     """Who reads this packet: ``inner``, or identity where the header says that the tensor came whole."""
     return WHOLE if packet.header.get("whole") is True else inner
-
-
-def still(like: Tensor) -> Tensor:
-    """Zeros in at least float32, in which many small changes are added up."""
-    return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
 def told_more(told: Tensor, packet: Packet, inner: Compressor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from laconic.compress.base import Compressor, accumulate
-from laconic.compress.changes import changes, reader, still, told_more
+from laconic.compress.base import Compressor, accumulate, still
+from laconic.compress.changes import changes, reader, told_more
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, carry, needs_feedback
+from laconic.compress.base import KEEPS, Compressor, carry, needs_feedback, still
 from laconic.compress.topk import topk
 from laconic.packet import Packet
 from laconic.state import checkpointed
@@ -15,7 +14,7 @@ from laconic.state import checkpointed
 
 @checkpointed
 class ErrorFeedbackState(NamedTuple):
-    """``residual``, like the tensor: what the peers have not been told yet; ``inner``: the compressor's state."""
+    """``residual``, of at least float32: what the peers have not been told yet; ``inner``: the compressor's state."""
 
     residual: Tensor
     inner: Any
@@ -35,7 +34,7 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
 
     def init(like: Tensor) -> ErrorFeedbackState:
         needs_feedback("error_feedback", inner, like.numel())
-        return ErrorFeedbackState(torch.zeros_like(like), inner.init(like))
+        return ErrorFeedbackState(still(like), inner.init(like))
 
     def compress(x: Tensor, state: ErrorFeedbackState) -> tuple[Packet, ErrorFeedbackState]:
         packet, residual, after = carry(inner, x.detach(), state.residual, state.inner)
@@ -49,5 +48,5 @@ def error_feedback(compressor: Compressor | None = None) -> Compressor:
         carry=None,
         delta=None,
         omega=None,
-        no_feedback="keeps what it drops already",
+        no_feedback=KEEPS,
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from laconic.compress.base import Compressor, carry, needs_feedback
+from laconic.compress.base import KEEPS, Compressor, carry, needs_feedback, still
 from laconic.compress.topk import topk
 from laconic.errors import ConfigError
 from laconic.packet import Packet
@@ -16,7 +15,7 @@ from laconic.state import checkpointed
 
 @checkpointed
 class MomentumCorrectionState(NamedTuple):
-    """``momentum`` (the paper's u) and ``velocity`` (v), both like the tensor, and the compressor's own state."""
+    """``momentum`` (the paper's u) and ``velocity`` (v), both of at least float32, and the compressor's own state."""
 
     momentum: Tensor
     velocity: Tensor
@@ -45,12 +44,12 @@ def momentum_correction(
 
     def init(like: Tensor) -> MomentumCorrectionState:
         needs_feedback("momentum_correction", inner, like.numel())
-        return MomentumCorrectionState(torch.zeros_like(like), torch.zeros_like(like), inner.init(like))
+        return MomentumCorrectionState(still(like), still(like), inner.init(like))
 
     def compress(x: Tensor, state: MomentumCorrectionState) -> tuple[Packet, MomentumCorrectionState]:
         x = x.detach()
         u = (state.momentum + x).mul_(momentum) if nesterov else (state.momentum * momentum).add_(x)
-        packet, velocity, after = carry(inner, u + x if nesterov else u, state.velocity, state.inner)
+        packet, velocity, after = carry(inner, u + x if nesterov else u, state.velocity, state.inner, x.dtype)
         if masking:
             u = u.masked_fill_(inner.decompress(packet) != 0, 0)
         return packet, MomentumCorrectionState(u, velocity, after)
@@ -63,5 +62,5 @@ def momentum_correction(
         carry=None,
         delta=None,
         omega=None,
-        no_feedback="keeps what it drops already",
+        no_feedback=KEEPS,
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import finite
+from laconic.compress.base import finite, still
 from laconic.compress.error_feedback import error_feedback
 from laconic.compress.topk import topk
 from laconic.errors import ClashError, ConfigError, LaconicError
@@ -61,7 +61,7 @@ def accordion(
 
     def init(tensors: Tensors) -> AccordionState:
         return AccordionState(
-            0, [True] * len(tensors), [0.0] * len(tensors), [nothing(t) for t in tensors], much.init(tensors)
+            0, [True] * len(tensors), [0.0] * len(tensors), [still(t) for t in tensors], much.init(tensors)
         )
 
     def run(tensors: Tensors, state: AccordionState, link: Link) -> tuple[list[Tensor], AccordionState]:
@@ -81,7 +81,7 @@ def accordion(
             if now is not None:
                 levels = [critical(n, last, eta) for n, last in zip(now, state.last, strict=True)]
                 after = after._replace(light=levels, last=now)
-            after = after._replace(total=[nothing(t) for t in total])
+            after = after._replace(total=[still(t) for t in total])
         return [combined[i] for i in range(len(tensors))], after
 
     return Exchange(
@@ -109,11 +109,6 @@ def check_window(what: str, every: int, eta: float) -> None:
         raise ConfigError(f"{what}: every must be a whole number of at least 1, got {every!r}; it counts rounds")
     if not eta >= 0:
         raise ConfigError(f"{what}: eta must be at least 0, got {eta}; 0.5 is a change of the norm by half")
-
-
-def nothing(like: Tensor) -> Tensor:
-    """A sum of no gradients yet, in at least float32: in half precision small ones would vanish in it."""
-    return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
 def add_raw(what: str, total: Tensor, gradient: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from laconic.compress.base import count, finite
+from laconic.compress.base import count, finite, still
 from laconic.compress.low_rank import orthonormal
 from laconic.errors import ConfigError, PacketError
 from laconic.exchange.base import Exchange, Tensors
@@ -74,7 +74,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
         for tensor in tensors:
             m = matrix(tensor)
             right.append(None if m is None else draw(m, 0))
-            residual.append(None if m is None else torch.zeros_like(m))
+            residual.append(None if m is None else still(m))
         return PowerSGDState(0, right, residual)
 
     def run(tensors: Tensors, state: PowerSGDState, link: Link) -> tuple[list[Tensor], PowerSGDState]:
@@ -107,7 +107,7 @@ def powersgd(rank: int = 4, warm_start: bool = True, min_rate: float = 2.0, seed
                     sent = (left[i] @ mine[i].T).to(matrices[i].dtype)
                     residuals.append(matrices[i].sub_(sent))
                 else:
-                    combined.append(first[i])
+                    combined.append(first[i].to(tensor.dtype))
                     residuals.append(None)
         return combined, PowerSGDState(state.step + 1, [mean.get(i) for i in range(len(tensors))], residuals)
 

@@ -129,7 +129,8 @@ def exponents(
     packed = None if joined else _new(packed_size(flat.numel(), 1), torch.uint8)
     (low, high), moves = _words(key), moves_of(1)
     c, s, around = codes.numpy(), None if packed is None else packed.numpy(), _around(left, SPAN)
-    found = _parts(lambda i, j: _exponents(x, e, source, c, s, first, last, low, high, moves, around, i, j), flat)
+    work = lambda i, j: _exponents(x, e, source, c, s, first, last, low, high, moves, around, i, j)  # noqa: E731
+    found = _parts(work, flat, SPAN)
     return codes, packed, max(found), left
 
 
@@ -194,7 +195,10 @@ def _sources(flat: Tensor, residual: Tensor | None) -> tuple[np.ndarray, np.ndar
 
 
 def _around(left: Tensor | None, block: int) -> bool:
-    """Whether what is left shall go around the cache: it is larger, and lines need not be fetched to be overwritten."""
+    """Whether what is left shall go around the cache: it is larger, and lines need not be fetched to be overwritten.
+
+    Its parts must begin with a line: where a vector is said to begin with one and does not, the processor stops.
+    """
     if left is None or left.numel() * left.element_size() < KEPT or left.data_ptr() % LINE:
         return False
     return block % WIDTH == 0 and block <= SPAN

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from laconic.compress.base import finite
-from laconic.exchange.accordion import add_raw, check_window, critical, norms, nothing
+from laconic.compress.base import finite, still
+from laconic.exchange.accordion import add_raw, check_window, critical, norms
 from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone
 from laconic.links.base import Link
@@ -64,7 +64,7 @@ def accordion_batch(
 
     def init(params: Any) -> AccordionBatchState:
         tensors = list(named(params).values())
-        empty = [nothing(t) for t in tensors]
+        empty = [still(t) for t in tensors]
         return AccordionBatchState(0, 0, 1, True, 0.0, empty, empty, talk.init(tensors))
 
     def after_backward(
@@ -79,7 +79,7 @@ def accordion_batch(
                 finite("accordion_batch", tensor)
             combined, exchanged = talk.run(mean, state.exchange, link)
             state = state._replace(exchange=exchanged, sent=held)
-            held, pending = 0, [nothing(g) for g in grads]
+            held, pending = 0, [still(g) for g in grads]
         total = [s + g for s, g in zip(state.total, grads, strict=True)]
         state = state._replace(round=state.round + 1, held=held, pending=pending, total=total)
         if state.round % every == 0 and total:
@@ -87,7 +87,7 @@ def accordion_batch(
             if layers is not None:
                 now = sum(n * n for n in layers) ** 0.5
                 state = state._replace(light=critical(now, state.last, eta), last=now)
-            state = state._replace(total=[nothing(g) for g in grads])
+            state = state._replace(total=[still(g) for g in grads])
         return combined, state
 
     return Sync(

@@ -123,3 +123,18 @@ def test_a_gradient_that_overflowed_leaves_the_residual_as_it_was(inner):
         with pytest.raises(NotANumber):
             compressor.compress(bad, state)
     assert torch.equal(state.residual, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("wrap", [error_feedback, lambda inner: momentum_correction(inner, 0.0)], ids=["ef", "dgc"])
+def test_in_half_precision_what_is_small_beside_the_residual_is_late_and_not_lost(wrap, dtype):
+    compressor = wrap(topk(0.5))
+    x = torch.tensor([1.0, 0.002], dtype=dtype)
+    state, sent = compressor.init(x), torch.zeros(2, dtype=torch.float64)
+    for _ in range(2000):
+        packet, state = compressor.compress(x, state)
+        assert packet.tensors["values"].dtype == dtype
+        sent += compressor.decompress(packet).double()
+    kept = state.residual if wrap is error_feedback else state.velocity
+    torch.testing.assert_close(sent + kept.double(), 2000 * x.double(), rtol=1e-4, atol=0)
+    assert sent[1] > 1, "something of the small entry was sent"

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from laconic.compress import error_feedback, int4
+from laconic.compress.base import noise_key
 from laconic.compress.noise import halves, noise, uniform
 
 BIG = torch.empty(1 << 18)
@@ -46,3 +48,25 @@ def test_it_is_pinned():
     """Another mix would change what every seed gives."""
     assert halves(1) == (269157861, 1452414493)
     assert noise(torch.empty(3), 1).tolist() == [419380340, -1169980658, -248418787]
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_workers_whose_gradients_are_mostly_zeros_round_independently(feedback):
+    """Embeddings: the few entries that the key looks at first may be zero on all workers."""
+    size, errors = 8, []
+    for worker in range(size):
+        x = torch.zeros(5000, 64)
+        rows = torch.arange(100) * 50 + 1
+        x[rows] = 1 + 0.001 * torch.randn(100, 64, generator=torch.Generator().manual_seed(worker))
+        compressor = error_feedback(int4()) if feedback else int4()
+        errors.append(compressor.decompress(compressor.compress(x, compressor.init(x))[0]) - x)
+    mean = torch.stack(errors).mean(0).square().sum() / errors[0].square().sum()
+    assert mean < 1.5 / size, "independent errors average out, and the same ones stay"
+
+
+def test_the_key_of_a_sum_is_the_key_of_its_two_parts():
+    x, residual = torch.zeros(2, 5000)
+    for place in (None, 7, 0):
+        if place is not None:
+            x[place], residual[place] = 0.25, 0.5
+        assert noise_key(x, 1, 2, residual) == noise_key(x + residual, 1, 2)

@@ -6,8 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic import kernels
-from laconic.compress import e3m0, error_feedback, fp8, int4, int8, natural, qsgd, sign, ternary
+from laconic.compress import (
+    e3m0,
+    error_feedback,
+    fp8,
+    int4,
+    int8,
+    natural,
+    qsgd,
+    sign,
+    ternary,
+    threshold,
+    topk,
+)
 from laconic.compress.base import accumulate, carry
+from laconic.kernels import blocks, select
 
 CASES = {
     "int8(7)": lambda: int8(7),
@@ -124,3 +137,32 @@ def test_a_packet_is_not_the_memory_of_the_next():
         copies.append({n: t.clone() for n, t in packet.tensors.items()})
     for packet, copy in zip(packets, copies, strict=True):
         assert all(torch.equal(t, copy[n]) for n, t in packet.tensors.items())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", [*CASES, "topk", "threshold"])
+def test_what_goes_around_the_cache_is_what_the_plain_form_leaves(name, threads, monkeypatch):
+    """With the size from which memory is recycled and stored past the cache lowered, and that worth a thread too."""
+    for module in (kernels, blocks, select):
+        monkeypatch.setattr(module, "KEPT", 1 << 12)
+    monkeypatch.setattr(kernels, "SHARE", 500)
+    went = []
+    monkeypatch.setattr(
+        blocks, "_around", lambda left, block, real=blocks._around: went.append(real(left, block)) or went[-1]
+    )
+    compressor = {"topk": lambda: topk(0.01), "threshold": lambda: threshold(0.01)}.get(name, CASES.get(name))()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for n in (4096, 5000, 8192 + 16, 9999, 40_000, 70_001):
+            x, residual = draw(n, n, "normal"), draw(n, n + 1, "normal")
+            state = compressor.init(x)
+            with kernels.plain():
+                packet, left, _ = carry(compressor, x, residual, state)
+            fast, fast_left, _ = carry(compressor, x, residual, state)
+            assert all(same(fast.tensors[key], t) for key, t in packet.tensors.items())
+            assert same(fast_left, left)
+    finally:
+        torch.set_num_threads(before)
+    if name in ("int8(64, nearest)", "int4(32, nearest)", "e3m0(128)", "natural(9)"):
+        assert any(went), "nothing went around the cache, so that nothing was tested"
