@@ -39,13 +39,13 @@ KINDS = ("whole", "last-layer")
 Way = tuple[str, str, dict[str, Any], float, int]  # label, method, settings, learning rate, times the steps
 WAYS: dict[str, list[Way]] = {
     "whole": [
-        ("ddp, SGD", "ddp", {}, 0.3, 1),
+        ("ddp, SGD", "ddp", {}, 0.1, 1),
         ("just-one-byte, 1 sample", "just-one-byte", {"samples": 1}, 3e-5, 20),
         ("just-one-byte, 8 samples", "just-one-byte", {"samples": 8}, 3e-4, 10),
         ("just-one-byte, 8 signs", "just-one-byte", {"samples": 8, "directions": "rademacher"}, 3e-4, 10),
     ],
     "last-layer": [
-        ("ddp, SGD", "ddp", {}, 1.0, 1),
+        ("ddp, SGD", "ddp", {}, 0.2, 1),
         ("just-one-byte, 1 sample", "just-one-byte", {"samples": 1}, 3e-3, 20),
         ("just-one-byte, 8 samples", "just-one-byte", {"samples": 8}, 1e-2, 10),
     ],

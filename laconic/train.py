@@ -340,7 +340,6 @@ class Worker:
         loss = self._loss(batch)
         value = float(loss.detach())
         nan_check(value, self.rank, self.step + 1, self.model)
-        self.drag.pull()
         if self.pace is not None:
             self.pace.backward()
         try:
@@ -367,6 +366,7 @@ class Worker:
             raise WorkloadError(
                 f"worker {self.rank}, step {self.step + 1}: loss must return a single number, got {got}"
             )
+        self.drag.pull()
         return loss
 
     def _failed(self, what: str, error: Exception) -> WorkloadError:
