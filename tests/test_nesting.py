@@ -38,7 +38,7 @@ def test_every_name_alone_and_with_empty_brackets_is_made_with_its_defaults(name
         ("warm_up(random_k, 0.01, steps=8)", "warm_up(random_k)"),
         (
             "streaming(every=6, fragments=2, pattern='sequential')",
-            "streaming(everyone(identity), every=6, fragments=2)",
+            "streaming(everyone(identity), every=6, fragments=2, overlap=1, mixing=0.5, pattern=sequential)",
         ),
     ],
 )
