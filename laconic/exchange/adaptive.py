@@ -64,7 +64,7 @@ def adaptive(
     room: float = 0.5,
     every: int = 10,
     smoothing: float = 0.3,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> Exchange:
     """Exchange by :func:`everyone` and ``kind(density)``, at the largest density of ``grid`` that hides.
 
@@ -75,6 +75,7 @@ def adaptive(
     bytes is never less on the way up. The level begins at the lowest.
 
     Where a sync exchanges in buckets, each has a level of its own; its share of the exchange is that of its bytes.
+    Seconds are by ``clock``, by default the link's.
 
     Wire:   that of the level; two messages of a few bytes to every peer once in ``every`` rounds.
     Law:    the error memory is kept through changes of level. With a grid of one density it is :func:`everyone`.
@@ -92,21 +93,22 @@ def adaptive(
         return AdaptiveState(0, 0, 0.0, 0.0, Mark(0, 0, 0.0, 0.0, 0), prices, talks[0].init(tensors))
 
     def run(tensors: Tensors, state: AdaptiveState, link: Link) -> tuple[list[Tensor], AdaptiveState]:
+        now = link.now if clock is None else clock
         count = state.round + 1
         timed = len(talks) > 1 and link.size > 1 and bool(tensors)
         measured = timed and count % every == 0
-        called, busy = clock(), link.meter.seconds_waiting + link.meter.seconds_compressing
+        called, busy = now(), link.meter.seconds_waiting + link.meter.seconds_compressing
         if measured:
             link.all_gather([Packet({})])
-        start, before = clock(), link.meter.bytes_out
+        start, before = now(), link.meter.bytes_out
         combined, inner = talks[state.level].run(tensors, state.inner, link)
         after = state._replace(round=count, inner=inner)
         if not measured:
             fresh = (
                 not timed or state.mark.session == SESSION
             )  # else the first round, or the first of a process that resumes
-            return combined, after if fresh else after._replace(mark=reading(count, clock(), link))
-        seconds, own = clock() - start, link.meter.bytes_out - before
+            return combined, after if fresh else after._replace(mark=reading(count, now(), link))
+        seconds, own = now() - start, link.meter.bytes_out - before
         mark, rounds = state.mark, count - state.mark.round
         if mark.session == SESSION and own > 0:
             everything = (link.meter.bytes_out - mark.nbytes) / rounds  # of all buckets, of which this is one
@@ -115,7 +117,7 @@ def adaptive(
             after = settled(after, *measurement)
         else:
             slowest(link, 0.0, 0.0)  # the others count on my word
-        return combined, after._replace(mark=reading(count, clock(), link))
+        return combined, after._replace(mark=reading(count, now(), link))
 
     def settled(state: AdaptiveState, exchanged: float, computed: float) -> AdaptiveState:
         exchange = smoothed(state.exchange, exchanged, smoothing)
