@@ -120,12 +120,13 @@ def fit(method: str, settings: dict[str, Any], steps: float, name: str = "") -> 
     """
     defaults, fitted, said = get(method).defaults, dict(settings), []
     fragments = fitted.get("fragments", defaults.get("fragments", 1))
-    hidden = fitted.get("overlap", defaults.get("overlap", 0))  # steps in which a fragment must come back
+    hidden = fitted.get("overlap", defaults.get("overlap")) or 0  # steps in which a fragment must come back
     least = max(2, hidden + 1) * fragments
-    for key, bound in (("every", max(least, steps / ROUNDS)), ("warmup_steps", steps / WARM)):
+    bounds = {"every": max(least, steps / ROUNDS), "warmup_steps": steps / WARM, "start": steps / 2}
+    for key, bound in bounds.items():
         if key in REPLACED and settings.get("compress") is not None:
             continue
-        if key in defaults and key not in settings and defaults[key] > bound:
+        if type(defaults.get(key)) is int and key not in settings and defaults[key] > bound:
             fitted[key] = max(1, round(bound))
             said.append(f"{key}={fitted[key]} in place of {defaults[key]}")
     run = f"a run of about {units.count(round(steps))} steps"
