@@ -126,9 +126,8 @@ class Attached:
                 f"attach: {sync.name} deals work by measured speed, and the processes that share a model would each "
                 "measure another; use a method whose workers all do the same"
             )
-        _same_start(named, sync, link, self.shard)
-        with torch.no_grad():
-            link.broadcast([local(p).detach() for p in (*model.parameters(), *model.buffers())])
+        link.in_turn(_same_start, named, sync, link, self.shard)
+        link.in_turn(link.broadcast, [local(p).detach() for p in (*model.parameters(), *model.buffers())])
         self._state = (
             sync.init({n: local(p) for n, p in named.items()}) if sync.after_step or not sync.by_bucket else None
         )
@@ -139,9 +138,8 @@ class Attached:
         self._synchronized = False
         self._held = False  # the sync has said "not yet": the optimizer does not step
         self._rates = self._rates_now()
-        self._hooks = [
-            p.register_post_accumulate_grad_hook(self._ready) for p in (self.params if sync.after_backward else [])
-        ]
+        self._begun = False  # a backward has run since the last step: its gradients are in no checkpoint
+        self._hooks = [p.register_post_accumulate_grad_hook(self._ready) for p in self.params]
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -169,7 +167,7 @@ class Attached:
                 torch.nn.utils.clip_grad_norm_(self.params, self.clip)
             with self._scaled_rate():
                 self.optimizer.step()
-        self._synchronized = self._held = False
+        self._synchronized = self._held = self._begun = False
         if self.sync.after_step is None:
             return None
         self._heed_rates()
@@ -338,7 +336,7 @@ class Attached:
 
         Tensors are not copied. Raises: ConfigError between backward and step().
         """
-        if any(bucket.handle for bucket in self._buckets):
+        if self._begun:
             raise ConfigError("state_dict: gradients are under way; call it after step(), not between backward and it")
         parts = {"sync": self._state, "buckets": [bucket.state for bucket in self._buckets]}
         skeleton, tensors = freeze(parts)
@@ -462,7 +460,8 @@ class Attached:
     def _ready(self, param: Tensor) -> None:
         if param.grad is not None and param.grad.is_sparse:
             raise ConfigError("sparse gradients cannot be exchanged; build the embedding with sparse=False")
-        if self._paused or not self.sync.by_bucket:
+        self._begun = True
+        if self._paused or self.sync.after_backward is None or not self.sync.by_bucket:
             self._synchronized = False
             return
         bucket = self._place[param]
@@ -489,7 +488,9 @@ class Attached:
         bucket.handle = self.link.start(self.sync.after_backward, grads, bucket.state, self.link)
 
     def _untouched(self, bucket: Bucket) -> None:
-        if [g._version for g in bucket.sent] != bucket.versions:
+        grads = [p.grad for p in bucket.params if p.grad is not None]
+        replaced = len(grads) != len(bucket.sent) or any(a is not b for a, b in zip(grads, bucket.sent, strict=True))
+        if replaced or [g._version for g in grads] != bucket.versions:
             raise ConfigError(
                 "gradients were changed between backward and step() (clipped?) after they had left; call "
                 "sync.synchronize() first, or give attach(clip=...)"

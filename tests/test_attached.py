@@ -15,6 +15,7 @@ from laconic.errors import ClashError, ConfigError, NotANumber, PacketError, Pee
 from laconic.exchange import everyone
 from laconic.links import memory
 from laconic.methods import build
+from laconic.packet import Packet
 from laconic.state import freeze
 from laconic.sync import Sync, diloco, every_step
 from tests.tiny import batch, close, digest, equal, loss, model, seeded, sgd, step, together, weights
@@ -774,3 +775,52 @@ def test_to_finish_what_needs_no_finishing_only_drains():
         return equal(before, weights(net))
 
     assert memory.run(2, work) == [True, True]
+
+
+def test_between_backward_and_step_no_method_gives_a_state():
+    def work(link, method, settle):
+        net = model()
+        sync = attach(net, sgd(net), method, link)
+        step(net, sync, link.rank, 0)
+        sync.state_dict()
+        loss(net, batch(link.rank, 1)).backward()
+        if settle:
+            sync.synchronize()
+        with pytest.raises(ConfigError, match="between backward and it"):
+            sync.state_dict()
+        sync.step()
+        sync.state_dict()
+        return True
+
+    for method in ("ddp", "topk", "diloco", "accordion"):
+        for settle in (False, True):
+            assert memory.run(2, lambda link, m=method, s=settle: work(link, m, s)) == [True, True]
+
+
+def test_a_gradient_that_was_replaced_after_it_had_left_is_refused():
+    def work(link):
+        net = model()
+        sync = attach(net, sgd(net), "ddp", link)
+        loss(net, batch(link.rank, 0)).backward()
+        weight = next(net.parameters())
+        weight.grad = weight.grad * 0
+        with pytest.raises(ConfigError, match="changed between backward and step"):
+            sync.step()
+        return True
+
+    assert memory.run(2, work) == [True, True]
+
+
+def test_a_second_model_may_be_attached_while_the_first_ones_exchange_is_under_way():
+    def work(link):
+        first, second = model(), model(seed=link.rank)
+        sync = attach(first, sgd(first), "streaming-diloco", link, every=2, fragments=2, overlap=0)
+        slow = link.start(link.all_gather, [Packet({"x": torch.zeros(1 << 20)})])
+        other = attach(second, sgd(second), "ddp", link)
+        slow.result()
+        for number in range(3):
+            step(first, sync, link.rank, number)
+            step(second, other, link.rank, number)
+        return weights(second)
+
+    assert equal(*memory.run(2, work))

@@ -127,16 +127,20 @@ def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str
         raise PacketError(f"checkpoint: cannot read {part}: {error}") from None
     model_here = model.state_dict()
     saved = {name: whole(tensors[key], model_here.get(name)) for name, key in header["names"].items()}
-    try:
-        model.load_state_dict(saved)
-    except RuntimeError as error:
-        raise ConfigError(f"checkpoint: {part} is of another model: {error}") from None
+    shapes = ({name: tuple(value.shape) for name, value in values.items()} for values in (saved, model_here))
+    if (there := next(shapes)) != (here := next(shapes)):
+        other = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))[0]
+        raise ConfigError(
+            f"checkpoint: {part} is of another model: {other} is {there.get(other, 'not there')}, "
+            f"and {here.get(other, 'not there')} here"
+        )
     state = dict(header["attached"])
     state["tensors"] = {n.removeprefix("sync/"): t for n, t in tensors.items() if n.startswith("sync/")}
     state["optimizer"] = thaw(
         header["optimizer"], {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
     )
-    attached.load_state_dict(state)
+    attached.load_state_dict(state)  # which refuses what does not fit before it touches anything
+    model.load_state_dict(saved)
     randomness.put_back(randomness.Randomness(tensors["random"], tensors.get("random-cuda"), header["random"]))
     return dict(header["progress"])
 

@@ -124,6 +124,12 @@ class Link:
             self._lanes[name] = Lane(self.meter)
         return self._lanes[name]
 
+    def in_turn(self, run: Callable[..., Any], *args: Any) -> Any:
+        """``run(*args)`` once what was started on the lane has ended: side by side they would mix up their messages."""
+        if "" not in self._lanes or threading.current_thread() is self._lanes[""].thread:
+            return run(*args)
+        return self.start(run, *args).result()
+
     def _waiting(self) -> AbstractContextManager[None]:
         here = threading.current_thread()
         on_lane = any(here is lane.thread for lane in list(self._lanes.values()))
@@ -197,10 +203,7 @@ class Link:
 
     def barrier(self) -> None:
         """Return once every worker has called it, and what each had started on its lane before has ended."""
-        if "" not in self._lanes or threading.current_thread() is self._lanes[""].thread:
-            self.all_gather([Packet({})])
-        else:  # beside an exchange under way, the two would take one another's messages
-            self.start(self.all_gather, [Packet({})]).result()
+        self.in_turn(self.all_gather, [Packet({})])
 
 
 def _only(message: Message, like: Tensor) -> Tensor:

@@ -229,13 +229,12 @@ class SimulatedLink(Link):
                 self._lanes[name] = VirtualLane(self.rank, self.meter, self._clockwork)
         return self._lanes[name]
 
-    def barrier(self) -> None:
-        """Return once every worker has called it, and what each had started on its lane before has ended."""
+    def in_turn(self, run: Callable[..., Any], *args: Any) -> Any:
+        """``run(*args)``, once what was started on the lane has ended."""
         lane = self._lanes.get("")
         if not isinstance(lane, VirtualLane) or self._clockwork.current() is lane.fibre:
-            self.all_gather([Packet({})])
-        else:
-            lane.start(self.all_gather, [Packet({})]).result()
+            return run(*args)
+        return lane.start(run, *args).result()
 
     def finish(self) -> None:
         """Wait until what is queued on the lane of exchanges has left, and close."""

@@ -121,8 +121,10 @@ def test_a_checkpoint_of_another_model_method_or_number_of_workers_is_refused(tm
 
     def refuse(link, **how):
         net, sync = trained(link, steps=0, **how)
+        before = tiny.weights(net)
         with pytest.raises(ConfigError) as error:
             checkpoint.load(tmp_path, 3, net, sync)
+        assert tiny.equal(before, tiny.weights(net)), "nothing is half done"
         return str(error.value)
 
     def third(link):
