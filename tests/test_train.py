@@ -62,7 +62,9 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_cut(method, tmp_
         before = checkpoint(whole, 12, worker)
         sent = [part[1]["progress"].pop("out") for part in (before, after)]
         agreeing = build(method).learning is not None  # a few bytes: whether all go on from one round
-        if not flying and not agreeing:  # what was under way is sent again
+        if method == "modest":  # the end of a loop is told once more, and may overtake a model that is then asked for
+            assert sent[1][1] <= sent[0][1] + 8
+        elif not flying and not agreeing:  # what was under way is sent again
             assert sent[0] == sent[1]
         elif not flying:
             assert all(0 <= after - before <= 500 for before, after in zip(*sent, strict=True))

@@ -30,14 +30,13 @@ class ModestState(NamedTuple):
 
     ``asked``: this worker trains in that round. ``over``: somebody's loop has ended, so that it waits no more.
     ``members`` are the view and with whom this round is trained, as JSON; ``size`` is how many workers there are, once
-    known. ``session`` counts the services begun.
+    known.
     """
 
     round: int
     step: int
     asked: bool
     over: bool
-    session: int
     size: int
     members: str
     anchor: list[Tensor]
@@ -162,7 +161,7 @@ def modest(
 
     def init(params: Any) -> ModestState:
         anchor = [master(p) for p in named(params).values()]
-        return ModestState(0, 0, False, False, 0, 0, "", anchor, None)
+        return ModestState(0, 0, False, False, 0, "", anchor, None)
 
     def after_backward(grads: Params, state: ModestState, link: Link) -> tuple[list[Tensor] | None, ModestState]:
         state, _ = served(plan, state, link)
@@ -248,11 +247,10 @@ def served(plan: Plan, state: ModestState, link: Link) -> tuple[ModestState, Ser
         node.idle(round, link.now())
     if not view[link.rank].member:
         node.join(link.now())
-    session = state.session + 1
-    service = Service(link, node, [torch.empty_like(a, device="meta") for a in like], session)
+    service = Service(link, node, [torch.empty_like(a, device="meta") for a in like])
     members = json.dumps([view, with_whom])
-    began = state._replace(round=round, asked=asked, over=False, session=session, size=link.size, members=members)
-    return began._replace(service=service), service
+    began = state._replace(round=round, asked=asked, over=False, size=link.size, members=members, service=service)
+    return began, service
 
 
 def newest(plan: Plan, state: ModestState, link: Link, patience: float) -> tuple[ModestState, Updates]:

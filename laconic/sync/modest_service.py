@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -27,13 +28,16 @@ FIELDS: dict[str, dict[str, type]] = {
     "end": {"stays": bool},
 }
 
+_begun: WeakKeyDictionary[Link, int] = WeakKeyDictionary()  # services on each link, which all its workers begin alike
+
 
 class Service:
     """The protocol under way at this worker, on a thread of its own; a checkpoint leaves it out."""
 
     transient = True
 
-    def __init__(self, link: Link, node: Node, like: Sequence[Tensor], session: int) -> None:
+    def __init__(self, link: Link, node: Node, like: Sequence[Tensor]) -> None:
+        _begun[link] = session = _begun.get(link, 0) + 1
         self.outside, self.inside = 1 + 2 * (session % CHANNELS), 2 + 2 * (session % CHANNELS)
         lane = link.lane(f"modest {session}")
         self.handle: Handle = lane.start(serve, link, node, like, self.inside, self.outside)
