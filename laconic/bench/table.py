@@ -147,7 +147,8 @@ def note(comparison: Mapping[str, Any]) -> str:
         parts.append("plain's loss is asked of the curves, on fewer held-out batches than the loss column")
     seeds = comparison.get("seeds") or []
     if len(seeds) > 1:
-        parts.append(f"means of {len(seeds)} seeds ({text(seeds)}), below them the lowest and the highest")
+        below = "below them the lowest and the highest where they differ"
+        parts.append(f"means of {len(seeds)} seeds ({text(seeds)}), {below}")
         few = [f"{m['name']} of {len(m['runs'])}" for m in methods if 0 < len(m.get("runs") or []) < len(seeds)]
         parts += [f"fewer: {text(few)}"] if few else []
     held_out = any(_there(m, "eval_loss") for m in methods)
@@ -169,8 +170,8 @@ def _measured(comparison: Mapping[str, Any]) -> str:
     steps = [ratio(1, m.get("step_seconds")) for m in measured or [] if isinstance(m, Mapping)]
     if len(steps) < 2 or not all(map(math.isfinite, steps)):
         return ""
-    low, high = units.rate(min(steps)), units.rate(max(steps))
-    return f" ({low.removesuffix('/s')} to {high.removesuffix('/s')} in {len(steps)} measurements)"
+    low, high = (units.rate(end).removesuffix("/s") for end in (min(steps), max(steps)))
+    return f" ({low} to {high} in {len(steps)} measurements)" if low != high else ""
 
 
 def _of_fewer_batches(methods: Sequence[Method]) -> bool:
@@ -182,7 +183,8 @@ def _of_fewer_batches(methods: Sequence[Method]) -> bool:
 def _ranged(key: str, show: Callable[[object], str]) -> Callable[[Method], str]:
     def spread(method: Method) -> str:
         between = (method.get("spread") or {}).get(key)
-        return f"{show(between[0])}–{show(between[1])}" if between else ""
+        low, high = (show(end) for end in between or ("", ""))
+        return f"{low}–{high}" if low != high else ""
 
     return spread
 
