@@ -8,10 +8,12 @@ import torch
 from laconic import simulate
 from laconic.errors import ConfigError, WorkloadError
 from laconic.launch import prepare
+from laconic.methods import METHODS
 from laconic.pace import operations, pace_of, paces
 from laconic.recipe import Recipe, read_recipe
 from laconic.workloads import load
 from tests.here import MINE, checkpoint, lines, run_here
+from tests.test_train import SETTINGS
 
 STEP = 0.03
 
@@ -53,6 +55,24 @@ def test_two_runs_write_the_same_metrics_to_the_byte(simulated_run, tmp_path):
         for worker in range(3):
             assert metrics(one, worker) == metrics(two, worker), method
         assert (one / "evals.jsonl").read_text() == (two / "evals.jsonl").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_the_same_to_the_byte_each_time(method, simulated_run, tmp_path):
+    plan = recipe(method, settings=SETTINGS.get(method, {}), steps=8)
+    one, two = (simulated_run(plan, tmp_path / str(i)) for i in range(2))
+    for worker in range(3):
+        assert metrics(one, worker) == metrics(two, worker)
+    assert summary(one)["seconds"] >= 8 * STEP * 0.999
+
+
+def test_a_slow_worker_is_dealt_less_by_its_virtual_speed(simulated_run, tmp_path):
+    even, uneven = (
+        summary(simulated_run(recipe(m, workers=2, slow=("1:4",), steps=40, settings={"every": 10}), tmp_path / m))
+        for m in ("diloco", "uneven-diloco")
+    )
+    assert uneven["worker_steps"][0] > 2 * uneven["worker_steps"][1]
+    assert uneven["seconds"] < 0.75 * even["seconds"]
 
 
 def test_losses_and_bytes_are_those_of_a_run_on_other_links(simulated_run, tmp_path, monkeypatch):
