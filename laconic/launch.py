@@ -109,12 +109,15 @@ def check_room(folder: Path, recipe: Recipe, parameters: int, *, resume: bool = 
 
     Raises: ConfigError.
     """
-    for name in ("metrics.jsonl", "checkpoint", "comparison.json"):
-        if not resume and (folder / name).exists():
-            raise ConfigError(f"{folder} holds a run already ({name}); choose another folder, or go on by --resume")
-    place = folder
-    while not place.exists():
-        place = place.parent
+    try:
+        for name in ("metrics.jsonl", "checkpoint", "comparison.json"):
+            if not resume and (folder / name).exists():
+                raise ConfigError(f"{folder} holds a run already ({name}); choose another folder, or go on by --resume")
+        place = folder
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
     need = 2 * recipe.workers * parameters * 4 * 6 + min(points.MOST_BYTES, points.MOST * 4 * parameters) + (16 << 20)
     free = shutil.disk_usage(place).free
     if need > free:

@@ -201,7 +201,7 @@ def ddp_half(kind: str = "fp16", combine: Combine = None) -> Sync:
     to="everyone (all-gather)",
     combine="mean",
     compress="the largest entries, with error feedback",
-    wire="(n-1) x 8 bytes x density a parameter, each step",
+    wire="(n-1) x about 5 bytes x density a parameter, each step",
     source="Stich et al. 2018, arXiv:1809.07599; feedback: Karimireddy et al. 2019, arXiv:1901.09847",
 )
 def topk_method(
@@ -223,7 +223,7 @@ def topk_method(
     to="everyone (all-gather)",
     combine="mean",
     compress="the largest entries, with momentum correction, factor masking and warm-up",
-    wire="(n-1) x 8 bytes x density a parameter, each step (more during warm-up)",
+    wire="(n-1) x about 5 bytes x density a parameter, each step (more during warm-up)",
     source="Lin et al. 2018, arXiv:1712.01887 (Deep Gradient Compression)",
 )
 def dgc(
@@ -704,7 +704,7 @@ def uneven_ddp(
     to="everyone (all-gather)",
     combine="mean, weighted by shares of the data",
     compress="the largest entries, as many as a worker's link allows, with error feedback",
-    wire="(n-1) x 8 bytes x density a parameter, once a round; 64 kB to one peer in turn",
+    wire="(n-1) x about 5 bytes x density a parameter, once a round; 64 kB to one peer in turn",
     source="a reconstruction from the abstract of arXiv:2409.04022 (HCEF); normalisation: arXiv:2007.07481 (FedNova)",
 )
 def hcef(
@@ -784,8 +784,6 @@ def noloco(
     compress: int8 or half, say; combine: only mean.
     """
     rule = _rule(combine)
-    if rule is not None and rule.weight != 1.0:
-        raise ClashError("noloco: a pair's mean is not weighted; leave combine out")
     talk = pairs(_compressor(compress, identity(), False), rule, seed, group, missing, patience)
     return noloco_sync(talk, every, lr, momentum, mixing, fragments, overlap, own, pattern)
 

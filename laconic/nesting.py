@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 from laconic.errors import ConfigError, LaconicError, unknown
 
 WORDS = {"true": True, "false": False, "none": None}  # as recipes spell them
+UNREADABLE = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)  # what Python says of odd text
 
 
 @cache
@@ -37,7 +38,7 @@ def read(text: str) -> Any:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+    except UNREADABLE as error:
         why = getattr(error, "msg", None) or error or type(error).__name__
         raise ConfigError(
             f"{text[:200]!r} is not a nesting ({why}); write it like error_feedback(topk(0.01))"
@@ -50,6 +51,10 @@ def chain_of(parts: str | Sequence[str]) -> Any:
     from laconic.compress import Compressor, chain
 
     texts = [parts] if isinstance(parts, str) else list(parts)
+    if not texts:
+        raise ConfigError(
+            'compress: the list is empty; name at least one compressor, or leave it out ("identity" is none)'
+        )
     values = [read(text) for text in texts]
     for text, value in zip(texts, values, strict=True):
         if not isinstance(value, Compressor):
@@ -64,7 +69,7 @@ def number(text: str) -> Any:
         return WORDS[lowered]
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except UNREADABLE:
         return text
 
 
@@ -87,7 +92,7 @@ def bind(what: str, function: Callable[..., Any], args: Sequence[Any], kwargs: d
         return function(*bound.args, **bound.kwargs)
     except LaconicError:
         raise
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
         given = ", ".join(f"{k}={v!r}" for k, v in bound.arguments.items())
         raise ConfigError(f"{what}: cannot be made with {given}: {error}") from error
 
@@ -122,7 +127,7 @@ def _value(node: ast.expr, text: str) -> Any:
             return bind(name, _function(name), [], {})
     try:
         return ast.literal_eval(node)
-    except (ValueError, SyntaxError):
+    except UNREADABLE:
         raise ConfigError(f"{text!r}: only names of laconic's functions and constants may stand in a nesting") from None
 
 

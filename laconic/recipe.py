@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -26,14 +27,16 @@ from laconic.errors import ConfigError, unknown
 from laconic.links.network import Network, of_cluster, parse
 from laconic.methods import METHODS, build
 from laconic.nesting import number
-from laconic.sync.base import among
 from laconic.plan.cluster import read_cluster
+from laconic.sync.base import among
 
 SIMULATED = "simulated"
 PLACES = ("paced", "testbed", "group", SIMULATED)
 FLOPS = 20e9  # operations a second in training of a simulated machine of which nothing is said: about a server's core
 SETTINGS_APART = "settings"
 NONE = "none"
+LONGEST = 1e7  # seconds of silence, about four months
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # names that TOML takes without quotes
 
 
 def _is_number(value: Any) -> bool:
@@ -115,6 +118,11 @@ class Recipe:
         for name, least in (("save_every", 1), ("seed", 0), ("threads", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.seed >= 1 << 63 or self.timeout > LONGEST:
+            most = f"seed must be under 2^63, got {self.seed}"
+            raise ConfigError(
+                most if self.seed >= 1 << 63 else f"timeout must be at most {LONGEST:g} s, got {self.timeout:g}"
+            )
         if self.link and self.on == "group":
             raise ConfigError(f"on=group uses the network as it is; leave link={self.link!r} out, or use on=paced")
         self._place()
@@ -160,13 +168,13 @@ class Recipe:
             if f.name in ("settings", "options") or value is None:
                 continue
             if f.name in ("workload", "method", "workers", "seed") or value != getattr(default, f.name):
-                lines.append(f"{f.name} = {_toml(value)}")
+                lines.append(_entry(f.name, value))
         known = {f.name for f in fields(self)}
         apart = {k: v for k, v in self.settings.items() if k in known}
-        lines += [f"{k} = {_toml(v)}" for k, v in self.settings.items() if k not in known]
+        lines += [_entry(k, v) for k, v in self.settings.items() if k not in known]
         for table, content in ((SETTINGS_APART, apart), ("options", self.options)):
             if content:
-                lines += ["", f"[{table}]", *(f"{k} = {_toml(v)}" for k, v in content.items())]
+                lines += ["", f"[{table}]", *(_entry(k, v) for k, v in content.items())]
         return "\n".join(lines) + "\n"
 
 
@@ -228,4 +236,11 @@ def _toml(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(_entry(key, item) for key, item in value.items()) + "}"
     return repr(value)
+
+
+def _entry(name: Any, value: Any) -> str:
+    key = str(name)
+    return f"{key if BARE.fullmatch(key) else _toml(key)} = {_toml(value)}"

@@ -303,13 +303,17 @@ class Worker:
     # -- the workload's functions, whose errors name themselves ----------------------------------------------
 
     def _batches(self) -> Recut:
-        stream = self.workload.batches("train", self.rank, self.size, self.recipe.seed)
-        batches = Recut(lambda: self._next(stream))
+        apart = randomness.Apart(own_seed(self.recipe.seed, self.rank))
+        with apart:
+            stream = self.workload.batches("train", self.rank, self.size, self.recipe.seed)
+
+        def draw() -> Any:
+            with apart:
+                return self._next(stream)
+
+        batches = Recut(draw)
         if self.step:  # a resumed run takes up where it was, also where batches are drawn from a generator of all
-            state = torch.get_rng_state()
-            torch.manual_seed(own_seed(self.recipe.seed, self.rank))
             batches.skip(self.drawn)
-            torch.set_rng_state(state)
         self.recut = batches
         return batches
 

@@ -14,14 +14,15 @@ class Rule(NamedTuple):
     """How the tensors of several workers become one.
 
     ``combine(tensors, weights)`` takes one tensor a worker, in rank order, and the weights the workers gave.
-    ``weight`` is this worker's own, sent along with its tensors. A ``linear`` rule is ``sum(w x) / sum(w)``, so that
-    an all-reduce may compute it.
+    ``weight`` is this worker's own, sent along with its tensors if the rule is ``weighted``; under any other, nobody
+    heeds what a peer says of its own. A ``linear`` rule is ``sum(w x) / sum(w)``, so that an all-reduce may compute it.
     """
 
     combine: Callable[[Sequence[Tensor], Sequence[float]], Tensor]
     weight: float = 1.0
     linear: bool = False
     name: str = "rule"
+    weighted: bool = False
 
 
 def mean() -> Rule:
@@ -38,7 +39,7 @@ def weighted_mean(weight: float = 1.0) -> Rule:
     """
     if not 0 < weight < float("inf"):
         raise ConfigError(f"weighted_mean: weight must be positive and finite, got {weight}")
-    return Rule(_weighted, float(weight), linear=True, name="weighted_mean")
+    return Rule(_weighted, float(weight), linear=True, name="weighted_mean", weighted=True)
 
 
 def _weighted(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -75,7 +75,8 @@ Simulate = Annotated[
 ClusterName = Annotated[
     str,
     typer.Option(
-        "--cluster", help="in --link's place: machines and the links between them, a shipped name (aws10) or a TOML file"
+        "--cluster",
+        help="in --link's place: machines and the links between them, a shipped name (aws10) or a TOML file",
     ),
 ]
 Flops = Annotated[
@@ -380,6 +381,8 @@ def methods(
 
     if name is None and set_:
         raise ConfigError(f"methods: --set {set_[0]} is a setting of one method; name it")
+    if not 1 <= parameters <= 1e18:
+        raise ConfigError(f"methods: --params is a number of parameters, from 1 to 1e18, got {parameters:g}")
     _say(listing() if name is None else describe(name, int(parameters), workers, read_settings(set_ or [])))
 
 

@@ -25,6 +25,7 @@ from laconic.packet import Packet, check_shape, need
 from laconic.state import checkpointed
 
 Pieces = dict[str, Tensor]
+MOST_BLOCK = 1 << 30  # values; a larger one is the whole tensor anyway
 MOST_ON_GPU = 4096  # values of a block that one program on a GPU takes
 
 
@@ -189,8 +190,8 @@ def checked_block(name: str, block: int, multiple: int = 1) -> int:
 
     Raises: ConfigError.
     """
-    if block < 1:
-        raise ConfigError(f"{name}: block must be at least 1, got {block}")
+    if not 1 <= block <= MOST_BLOCK:
+        raise ConfigError(f"{name}: block must be at least 1 and at most 2^30, got {block}")
     if block % multiple:
         raise ConfigError(f"{name}: block must be a multiple of {multiple}, got {block}; whole bytes of codes fill it")
     return block

@@ -11,7 +11,17 @@ from torch import Tensor
 from laconic import kernels
 from laconic.compress.base import Compressor, counts, finite
 from laconic.compress.bits import pack, packed_size
-from laconic.compress.blocks import Form, Pieces, block_of, fitting, in_blocks, quantiser, reciprocal, scaled_by
+from laconic.compress.blocks import (
+    Form,
+    Pieces,
+    block_of,
+    checked_block,
+    fitting,
+    in_blocks,
+    quantiser,
+    reciprocal,
+    scaled_by,
+)
 from laconic.compress.noise import noise
 from laconic.errors import ConfigError
 from laconic.packet import Packet, need
@@ -38,6 +48,7 @@ def e3m0(block: int = 128, stochastic: bool = False, seed: int = 0) -> Compresso
     counts("e3m0", block=block, seed=seed)
     if block < 2 or block % 2:
         raise ConfigError(f"e3m0: block must be even and positive, got {block}; two codes share a byte")
+    checked_block("e3m0", block, 2)
 
     def encode(values: Tensor, key: int | None) -> Pieces:
         blocks = in_blocks(values, fitting(block, values.numel()))

@@ -19,8 +19,8 @@ class Exchange(NamedTuple):
     returns ``(combined, new state)``: if it raises, nothing has happened here. ``equal`` says that every worker
     gets the same bits; an exchange between pairs does not. ``sparse``: parts of the tensors are not sent this time.
     ``momentum``: the result already holds momentum, and the optimizer must add none. ``decayed(state)``, where there
-    is one, is told that the learning rate has fallen, and returns the new state. ``group``: how many combine theirs at a
-    time, in groups that change from round to round; None where it is all, or always the same.
+    is one, is told that the learning rate has fallen, and returns the new state. ``group``: how many combine theirs at
+    a time, in groups that change from round to round; None where it is all, or always the same.
     ``among(size)``, where there is one, says in a sentence who talks to whom among so many workers; or refuses that
     many, with a ConfigError.
 

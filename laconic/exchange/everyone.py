@@ -67,10 +67,10 @@ def everyone(
             with link.meter.compressing():
                 combined = [choose(t).decompress(p) for t, p in zip(tensors, packets, strict=True)]
         else:
-            lead = [] if rule.weight == 1.0 else [Packet({}, {"weight": rule.weight})]
+            lead = [Packet({}, {"weight": rule.weight})] if rule.weighted else []
             heard = link.all_gather([*lead, *packets])
             with link.meter.compressing():
-                weights = [_weight(message, len(packets)) for message in heard]
+                weights = [_weight(message, len(packets), rule) for message in heard]
                 bodies = [message[-len(packets) :] if packets else [] for message in heard]
                 combined = []
                 for i, tensor in enumerate(tensors):
@@ -125,14 +125,14 @@ def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:
     """Sum packets in flight, all tensors of one dtype in one all-reduce, and divide by the sum of the weights."""
     tensors = [(i, name, t) for i, packet in enumerate(packets) for name, t in packet.tensors.items()]
     summed: dict[tuple[int, str], Tensor] = {}
-    weighted = rule.weight != 1.0 or rule.name != "mean"
+    weighted = rule.weighted
     groups: dict[tuple[torch.dtype, torch.device], list[tuple[int, str, Tensor]]] = {}
     for entry in tensors:
         groups.setdefault((entry[2].dtype, entry[2].device), []).append(entry)
     total = float(link.size)
     if weighted and any(dtype.itemsize == 2 for dtype, _ in groups):
         # A weight may not fit into 16 bits, nor what it multiplies: these learn the sum of the weights first.
-        total = sum(_weight(message, 0) for message in link.all_gather([Packet({}, {"weight": rule.weight})]))
+        total = sum(_weight(message, 0, rule) for message in link.all_gather([Packet({}, {"weight": rule.weight})]))
     for (dtype, device), group in groups.items():
         parts = [t.reshape(-1) for _, _, t in group]
         divide = weighted and dtype.itemsize > 2
@@ -149,10 +149,10 @@ def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:
     return [Packet({n: summed[i, n] for n in p.tensors}, p.header) for i, p in enumerate(packets)]
 
 
-def _weight(message: Message, packets: int) -> float:
-    if len(message) == packets:
+def _weight(message: Message, packets: int, rule: Rule) -> float:
+    if len(message) == packets and not rule.weighted:
         return 1.0
-    weight = message[0].header.get("weight") if len(message) == packets + 1 else None
+    weight = message[0].header.get("weight") if len(message) == packets + 1 and rule.weighted else None
     if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise PacketError(f"message: {len(message)} packets came, wanted {packets}; do all workers run one method?")
     return float(weight)

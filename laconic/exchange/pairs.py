@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from laconic.aggregate.mean import Rule, mean
 from laconic.compress.base import Compressor, count, needs_values
 from laconic.compress.identity import identity
-from laconic.errors import ConfigError, PacketError, PeerError, unknown
+from laconic.errors import ClashError, ConfigError, PacketError, PeerError, unknown
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
 from laconic.packet import Message, Packet, check_shape
@@ -49,7 +49,8 @@ def pairs(
     dropped when the two meet again. ``missing="raise"`` gives the error instead.
 
     Wire:   one message of the packets' bytes, and one number, to each of the others in the group.
-    Raises: ConfigError unless ``2 <= group <= workers``; with ``missing="raise"`` PeerLost, PeerTimeout.
+    Raises: ClashError for a rule other than the plain mean; ConfigError unless ``2 <= group <= workers``; with
+            ``missing="raise"`` PeerLost, PeerTimeout.
     Source: the groups of NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.
     """
     count("pairs", seed, "seed", None)
@@ -60,6 +61,10 @@ def pairs(
         raise ConfigError(f"pairs: patience must be positive, got {patience}; leave it out for the link's timeout")
     inner = compressor if compressor is not None else identity()
     rule = combine if combine is not None else mean()
+    if rule.weighted or not rule.linear:
+        raise ClashError(
+            f"pairs: takes the plain mean of a few workers' weights, and not the {rule.name}; leave combine out"
+        )
     needs_values("pairs", inner, "a partner holds only some of them; use everyone(...), or error_feedback here")
 
     def init(tensors: Tensors) -> PairsState:

@@ -102,7 +102,7 @@ def two_phase(
         # Who combines what: on every worker the same, from the tensors' shapes alone.
         parts = [_parts(t, cut.first, choose(t), link.size) for t, cut in zip(tensors, cuts, strict=True)]
         owned = [[i for i, each in enumerate(parts) if rank in each] for rank in range(link.size)]
-        lead = [] if rule.weight == 1.0 else [Packet({}, {"weight": rule.weight})]
+        lead = [Packet({}, {"weight": rule.weight})] if rule.weighted else []
         messages: list[Message] = [list(lead) for _ in range(link.size)]
         with link.meter.compressing():
             for i, tensor in enumerate(tensors):
@@ -116,7 +116,7 @@ def two_phase(
 
         mine, answer = owned[link.rank], []
         with link.meter.compressing():
-            weights = [_weight(message, len(mine)) for message in heard]
+            weights = [_weight(message, len(mine), rule) for message in heard]
             bodies = [message[-len(mine) :] if mine else [] for message in heard]
             for place, i in enumerate(mine):
                 part, packets = parts[i][link.rank], [body[place] for body in bodies]

@@ -46,7 +46,7 @@ def save(run: Path, step: int, model: nn.Module, attached: Attached, progress: d
     drawn = randomness.here()
     tensors |= {"random": drawn.torch} | ({} if drawn.cuda is None else {"random-cuda": drawn.cuda})
     header = {"format": FORMAT, "step": step, "names": names, "attached": state, "optimizer": skeleton}
-    header["random"] = drawn.plain
+    header["random"] = drawn.plain()
     folder = run / "checkpoint" / f"step-{step:09d}"
     part = folder / f"worker-{seat(attached)[0]}.safetensors"
     try:
@@ -141,7 +141,7 @@ def load(run: Path, step: int, model: nn.Module, attached: Attached) -> dict[str
     )
     attached.load_state_dict(state)  # which refuses what does not fit before it touches anything
     model.load_state_dict(saved)
-    randomness.put_back(randomness.Randomness(tensors["random"], tensors.get("random-cuda"), header["random"]))
+    randomness.resume(tensors["random"], tensors.get("random-cuda"), header["random"])
     return dict(header["progress"])
 
 

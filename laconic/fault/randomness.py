@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +17,14 @@ class Randomness(NamedTuple):
 
     torch: Tensor
     cuda: Tensor | None
-    plain: dict[str, Any]  # Python's and numpy's, as JSON
+    python: tuple[Any, ...]
+    numpy: tuple[Any, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Python's and numpy's, as JSON."""
+        version, words, spare = self.python
+        name, keys, *rest = self.numpy
+        return {"python": [version, list(words), spare], "numpy": [name, keys.tolist(), *rest]}
 
 
 def seed(value: int) -> None:
@@ -31,36 +36,50 @@ def seed(value: int) -> None:
 
 def here() -> Randomness:
     """Where they are now."""
-    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
-    numpy = [name, np.asarray(keys).tolist(), int(place), int(has_gauss), float(gauss)]
-    version, words, spare = random.getstate()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return Randomness(torch.get_rng_state(), cuda, {"python": [version, list(words), spare], "numpy": numpy})
+    state: Any = np.random.get_state(legacy=True)
+    return Randomness(torch.get_rng_state(), cuda, random.getstate(), state)
 
 
 def put_back(kept: Randomness) -> None:
-    """Put all of them where they were.
+    """Put all of them where they were."""
+    random.setstate(kept.python)
+    np.random.set_state(kept.numpy)
+    torch.set_rng_state(kept.torch)
+    if kept.cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(kept.cuda)
+
+
+def resume(state: Tensor, cuda: Tensor | None, plain: Any) -> None:
+    """Put all of them where a checkpoint says that they were.
 
     Raises: PacketError for a state that is damaged.
     """
     try:
-        version, words, spare = kept.plain["python"]
-        name, keys, *rest = kept.plain["numpy"]
-        random.setstate((version, tuple(words), spare))
-        np.random.set_state((name, np.array(keys, np.uint32), *rest))
-        torch.set_rng_state(kept.torch)
-        if kept.cuda is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(kept.cuda)
+        version, words, spare = plain["python"]
+        name, keys, *rest = plain["numpy"]
+        python = (version, tuple(words), spare)
+        put_back(Randomness(state, cuda, python, (name, np.array(keys, np.uint32), *rest)))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise PacketError(f"checkpoint: the state of its random generators is damaged: {error}") from None
 
 
-@contextmanager
-def replaying(value: int) -> Iterator[None]:
-    """Draw again as from the start of a run with this seed, and afterwards go on as if nothing had been drawn."""
-    kept = here()
-    seed(value)
-    try:
-        yield
-    finally:
-        put_back(kept)
+class Apart:
+    """Generators of its own for what draws from everybody's: ``with`` puts them in place, and back afterwards.
+
+    Batches that are drawn so do not depend on what the model draws between them, and can be drawn again by themselves.
+    """
+
+    def __init__(self, value: int) -> None:
+        others = here()
+        seed(value)
+        self._own = here()
+        put_back(others)
+
+    def __enter__(self) -> None:
+        self._others = here()
+        put_back(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        self._own = here()
+        put_back(self._others)

@@ -29,6 +29,8 @@ class PacedLink(TcpLink):
     Raises: ConfigError if the network is for another number of workers.
     """
 
+    _hold = 24 * 3600 * 10**9
+
     def __init__(self, rank: int, size: int, store: Any, network: Network, *, timeout: float = PATIENCE) -> None:
         if network.workers != size:
             raise ConfigError(f"paced: a network of {network.workers} workers for {size}")

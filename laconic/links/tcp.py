@@ -37,8 +37,15 @@ ROLL_CALL = 3.0
 class Peer:
     """One connection, and what came over it."""
 
-    def __init__(self, rank: int, connection: socket.socket, mailbox: Mailbox | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        connection: socket.socket,
+        mailbox: Mailbox | None = None,
+        latest: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.rank = rank
+        self.latest = latest  # the last moment that a message may be held back to
         self.connection = connection
         self.mailbox = mailbox if mailbox is not None else Mailbox(rank)
         self.inbox: queue.SimpleQueue[tuple[torch.Tensor, int] | None] = queue.SimpleQueue()
@@ -67,6 +74,8 @@ class Peer:
                     channel, nbytes = length >> CHANNEL_BIT, length & ((1 << CHANNEL_BIT) - 1)
                     if channel >= CHANNELS or nbytes > MAX_MESSAGE:
                         raise PacketError(f"it announced a message of {length} bytes")
+                    if due > self.latest():
+                        raise PacketError("it announced a message for a moment that this link would not set")
                     body = self._take(nbytes)
                     if channel:
                         self.mailbox.put(channel, self.rank, (body, due), due)
@@ -100,6 +109,7 @@ class TcpLink(Link):
     Raises: PeerTimeout, naming the peer, if one has not come within ``timeout`` seconds.
     """
 
+    _hold = 0  # nanoseconds for which a message may be held back; only a paced link holds any
     _round = 0  # native collectives begun, which a roll call tells the peers
 
     def __init__(self, rank: int, size: int, store: Any, *, timeout: float = PATIENCE, host: str | None = None) -> None:
@@ -148,7 +158,7 @@ class TcpLink(Link):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         seconds = struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
-        peer = self._peers[rank] = Peer(rank, connection, self._mailbox)
+        peer = self._peers[rank] = Peer(rank, connection, self._mailbox, self._latest)
         reading = threading.Thread(
             target=peer.read, args=(lambda: self._round,), name=f"laconic-read-{rank}", daemon=True
         )
@@ -218,6 +228,9 @@ class TcpLink(Link):
                 _sleep_until(ready)
         self.meter.received(nbytes)
         return message
+
+    def _latest(self) -> int:
+        return time.monotonic_ns() + self._hold if self._hold else 0
 
     def _departure(self, to: int, nbytes: int, asked: int) -> tuple[int, int]:
         """When my end has sent it, and when it may be delivered; nanoseconds of the monotonic clock, 0 for now."""

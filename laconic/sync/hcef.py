@@ -117,7 +117,7 @@ def hcef(
         state = talk(most_density).init(anchor)
         nothing = (0.0, 0.0, 0.0, float(flexible), 0.0, 0, 0.0, 0)
         steps = float(least_steps)
-        return HcefState(0, 0, least_steps, most_density, steps, *nothing, 0.0, steps, anchor, state)
+        return HcefState(0, 0, least_steps, float(most_density), steps, *nothing, 0.0, steps, anchor, state)
 
     def after_step(params: Params, state: HcefState, link: Link) -> tuple[Updates, HcefState]:
         step = state.step + 1

@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.aggregate import majority
-from laconic.compress import sign
+from laconic.compress import identity, sign
+from laconic.errors import PacketError
 from laconic.exchange import everyone, two_phase
 from laconic.links import memory
 from laconic.methods import build
+from laconic.packet import Packet
 from tests.tiny import equal
 
 
@@ -78,3 +80,18 @@ def test_signsgd_with_feedback_is_ef_signsgd_in_two_phases_of_mean_magnitudes():
     kept = sum(state.cuts[0].out[0].residual for state in (mine, theirs)) / 2
     torch.testing.assert_close(one + kept, came, rtol=1e-5, atol=1e-5)
     assert torch.equal(one, two)
+
+
+def test_nobody_can_give_its_own_vote_a_weight():
+    exchange = everyone(identity(), majority())
+
+    def work(link):
+        mine = torch.ones(2, 2) * (1 - 2 * (link.rank == 2))
+        if link.rank == 2:
+            link.all_gather([Packet({}, {"weight": 1e9}), Packet({"values": mine.reshape(-1)}, {"shape": [2, 2]})])
+            return True
+        with pytest.raises(PacketError, match="packets came, wanted"):
+            exchange.run([mine], exchange.init([mine]), link)
+        return True
+
+    assert memory.run(3, work) == [True] * 3

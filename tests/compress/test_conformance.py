@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 from functools import cache
 
@@ -37,7 +38,7 @@ from laconic.compress import (
     warm_up,
 )
 from laconic.errors import NotANumber
-from laconic.packet import Packet, check_shape, from_bytes, message_nbytes, to_bytes
+from laconic.packet import CODES, Packet, check_shape, from_bytes, message_nbytes, to_bytes
 from laconic.state import freeze, like, thaw
 from tests.fuzz.harness import feed, target
 from tests.fuzz.mutate import mutated
@@ -157,7 +158,11 @@ def test_nbytes_is_what_crosses(build):
     for shape in [(), (0,), (7,), (40, 30)]:
         x = draw(*shape)
         packet, _ = compressor.compress(x, compressor.init(x))
-        assert to_bytes([packet]).numel() == message_nbytes([packet])
+        layout = [[name, CODES[t.dtype], list(t.shape)] for name, t in packet.tensors.items()]
+        parts = [4 + len(json.dumps([packet.header, layout], separators=(",", ":")))]
+        parts += [t.numel() * t.element_size() for t in packet.tensors.values()]
+        wanted = 24 + sum(-(-part // 8) * 8 for part in parts)  # by hand: a frame, and each part filled up to eights
+        assert to_bytes([packet]).numel() == message_nbytes([packet]) == wanted
 
 
 @every

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laconic.errors import ConfigError, PacketError, PeerLost
+from laconic.aggregate import majority, weighted_mean
+from laconic.errors import ClashError, ConfigError, PacketError, PeerLost
 from laconic.exchange import pairs
 from laconic.exchange.pairs import members, partner
 from laconic.links import memory
@@ -210,3 +211,9 @@ def test_killing_one_of_four_processes_touches_only_those_who_meet_it():
         assert out == [sum(part) / len(part) for part in met]
         assert alone == sum(3 in members(rank, 4, 0, n) for n in (1, 2))
         assert seconds < 10, "nobody waits for the link's patience"
+
+
+@pytest.mark.parametrize("rule", [majority(), weighted_mean(9.0)], ids=["majority", "weighted"])
+def test_any_rule_but_the_plain_mean_is_refused(rule):
+    with pytest.raises(ClashError, match="plain mean of a few workers' weights"):
+        pairs(combine=rule)

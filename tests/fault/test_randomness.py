@@ -21,7 +21,9 @@ def test_all_generators_go_on_where_they_were_also_from_json():
     kept = randomness.here()
     wanted = draws()
     draws()
-    randomness.put_back(kept._replace(plain=json.loads(json.dumps(kept.plain))))
+    randomness.put_back(kept)
+    assert draws() == wanted
+    randomness.resume(kept.torch, None, json.loads(json.dumps(kept.plain())))
     assert draws() == wanted
 
 
@@ -34,18 +36,23 @@ def test_one_seed_starts_all_of_them_alike_and_another_otherwise():
     assert all(a != b for a, b in zip(found[0], found[2], strict=True))
 
 
-def test_to_draw_again_leaves_no_trace():
+def test_what_draws_apart_neither_sees_what_others_draw_nor_is_seen_by_them():
     randomness.seed(3)
-    first = draws()
-    kept = randomness.here()
-    wanted = draws()
-    randomness.put_back(kept)
-    with randomness.replaying(3):
-        assert draws() == first
-    assert draws() == wanted
+    alone = [draws() for _ in range(3)]
+    randomness.seed(8)
+    others = [draws() for _ in range(3)]
+    randomness.seed(8)
+    apart = randomness.Apart(3)
+    mixed = []
+    for _ in range(3):
+        with apart:
+            mixed.append(draws())
+        mixed.append(draws())
+    assert mixed[::2] == alone
+    assert mixed[1::2] == others
 
 
-@pytest.mark.parametrize("plain", [{}, {"python": [3, [1], None], "numpy": ["MT19937", [1], 0, 0, 0.0]}])
+@pytest.mark.parametrize("plain", [{}, {"python": [3, [1], None], "numpy": ["MT19937", [1], 0, 0, 0.0]}, None])
 def test_a_damaged_state_is_refused(plain):
     with pytest.raises(PacketError, match="random generators is damaged"):
-        randomness.put_back(randomness.here()._replace(plain=plain))
+        randomness.resume(torch.get_rng_state(), None, plain)
