@@ -12,7 +12,8 @@ from laconic.compress import half, topk
 from laconic.compress.error_feedback import error_feedback
 from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
 from laconic.exchange.views import everybody, order, view_packet
-from laconic.links import memory
+from laconic.links import memory, simulated
+from laconic.links.network import parse
 from laconic.methods import build
 from laconic.packet import Packet
 from laconic.sync import local_steps, modest
@@ -21,7 +22,7 @@ from laconic.sync.modest_service import read
 from tests.links import workers
 from tests.tiny import batch, close, digest, equal, loss, model, sgd, step, together, weights
 
-QUICK = {"ping_timeout": 0.5, "resend": 0.2, "patience": 20.0}
+QUICK = {"ping_timeout": 1.0, "resend": 0.3, "patience": 3.0}
 
 
 def loop(link, method, rounds, each=lambda link, sync, number: None, net=None):
@@ -144,22 +145,6 @@ def test_half_precision_halves_what_crosses():
 # -- while others wait, leave, come --------------------------------------------------------------------------
 
 
-def test_a_worker_answers_while_it_trains():
-    """A step takes longer than a question may stay unanswered: answered between steps only, all would be dead."""
-    pause = threading.Event()
-
-    def slow(link, sync, number):
-        pause.wait(0.12)
-
-    def work(link):
-        sync, _ = loop(link, modest(every=2, sample=2, ping_timeout=0.05, resend=0.02), 6, slow)
-        return digest(sync.weights().values())
-
-    got = memory.run(4, work)
-    plain = memory.run(4, lambda link: digest(loop(link, modest(every=2, sample=2), 6)[0].weights().values()))
-    assert got == plain
-
-
 def test_a_worker_that_closes_its_link_is_passed_over_and_the_others_go_on():
     def work(link):
         gone = link.rank in (1, 4)
@@ -203,7 +188,7 @@ def test_an_absent_worker_joins_by_its_first_step_and_is_drawn_from_then_on():
             begin.set()
 
     def work(link):
-        net, method = model(), modest(every=1, sample=2, absent=(4,), **QUICK)
+        net, method = model(), modest(every=1, sample=2, absent=(4,))
         if link.rank != 4:
             return loop(link, method, 60, each, net)
         sync, seen = attach(net, sgd(net), method, link), []
@@ -389,3 +374,33 @@ def test_eight_of_ten_processes_are_killed_in_mid_run_and_training_goes_on(kind)
     for rounds, learnt in workers.fine(answers[:2]):
         assert rounds == 60
         assert learnt > 0.1
+
+
+# -- simulated -----------------------------------------------------------------------------------------------
+
+
+def simulated_loop(link, seconds=0.1):
+    net = model()
+    sync, number = attach(net, sgd(net), modest(every=2, sample=4, aggregators=2), link), 0
+    while sync.rounds < 6:
+        link.compute(seconds)
+        step(net, sync, link.rank, number)
+        number += 1
+    sync.finish()
+    return number, digest(sync.weights().values()), link.meter.bytes_out, link.now()
+
+
+def test_on_a_simulated_link_it_is_the_same_to_the_bit_and_the_virtual_second_each_time():
+    once, again = (simulated.run(parse("100mbit,20ms", 12), simulated_loop) for _ in range(2))
+    assert once == again
+    assert len({bits for _, bits, *_ in once}) == 1
+    # Six rounds of two steps, and of six messages at least: asking and sending, to aggregators and to participants.
+    assert 6 * (0.2 + 6 * 0.02) <= min(now for *_, now in once) < 6 * 0.6
+
+
+def test_a_worker_answers_while_it_trains():
+    """A step takes longer than a question may stay unanswered: answered between steps only, all would be dead."""
+    network = parse("100mbit,20ms", 12)
+    slow = simulated.run(network, lambda link: simulated_loop(link, 12.0))
+    assert [bits for _, bits, *_ in slow] == [bits for _, bits, *_ in simulated.run(network, simulated_loop)]
+    assert all(now < 6 * (2 * 12.0 + 1) + 12.0 for *_, now in slow)
