@@ -120,7 +120,7 @@ def test_each_step_a_worker_sends_a_byte_a_sample_to_each_peer_and_a_header(samp
 
 
 def test_one_byte_descends_as_well_as_exact_slopes_do():
-    """Logistic regression of 20 numbers on 800 rows: more samples come nearer to the optimum, and the byte costs nothing."""
+    """Logistic regression, 20 numbers, 800 rows: more samples come nearer the optimum, and the byte costs nothing."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(800, 20, generator=generator)
     truth = torch.randn(20, generator=generator)
