@@ -64,12 +64,14 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_cut(method, tmp_
         agreeing = build(method).learning is not None  # a few bytes: whether all go on from one round
         if method == "modest":  # the end of a loop is told once more, and may overtake a model that is then asked for
             assert sent[1][1] <= sent[0][1] + 8
+        elif method == "d-psgd":  # the mixing beside the next backward, of one message here, is sent again
+            assert 0 <= sent[1][1] - sent[0][1] <= 1
         elif not flying and not agreeing:  # what was under way is sent again
             assert sent[0] == sent[1]
         elif not flying:
             assert all(0 <= after - before <= 500 for before, after in zip(*sent, strict=True))
-        if flying:  # sent again: more calls, whose annotations are checked on list entries drawn from this generator
-            assert before[1]["random"].pop("python")[1][:624] == after[1]["random"].pop("python")[1][:624]
+        for _, header in (before, after):  # the checker of annotations draws from it, here for two workers at once
+            header["random"].pop("python")
         assert equal(before, after) == []
     losses = [[line["loss"] for line in lines(run / "metrics.jsonl")] for run in (whole, cut)]
     assert losses[0] == losses[1]
@@ -245,8 +247,9 @@ def test_a_finished_run_that_is_resumed_takes_no_step_more(tmp_path, monkeypatch
 def test_a_method_that_did_not_come_to_its_first_exchange_is_metered_at_nothing(tmp_path, monkeypatch):
     long = recipe("diloco", steps=3).replace(settings={"every": 500})
     run = run_here(monkeypatch, long, tmp_path)
-    run_here(monkeypatch, long.replace(steps=6), run)
     assert json.loads((run / "summary.json").read_text())["bytes_out"] == 0
+    run_here(monkeypatch, long.replace(steps=6), run)  # where the workers tell each other their round, once
+    assert json.loads((run / "summary.json").read_text())["bytes_out"] <= 200
 
 
 @pytest.mark.parametrize(

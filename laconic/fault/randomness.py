@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from laconic.errors import PacketError
+
+_ONE = threading.Lock()  # workers that are threads of one process share the generators: one at a time
 
 
 class Randomness(NamedTuple):
@@ -77,9 +80,11 @@ class Apart:
         put_back(others)
 
     def __enter__(self) -> None:
+        _ONE.acquire()
         self._others = here()
         put_back(self._own)
 
     def __exit__(self, *_: object) -> None:
         self._own = here()
         put_back(self._others)
+        _ONE.release()
