@@ -244,12 +244,13 @@ def test_a_finished_run_that_is_resumed_takes_no_step_more(tmp_path, monkeypatch
     assert len(lines(run / "metrics.jsonl")) == 5
 
 
-def test_a_method_that_did_not_come_to_its_first_exchange_is_metered_at_nothing(tmp_path, monkeypatch):
+def test_a_method_that_did_not_come_to_its_first_exchange_is_metered_at_next_to_nothing(tmp_path, monkeypatch):
     long = recipe("diloco", steps=3).replace(settings={"every": 500})
     run = run_here(monkeypatch, long, tmp_path)
-    assert json.loads((run / "summary.json").read_text())["bytes_out"] == 0
-    run_here(monkeypatch, long.replace(steps=6), run)  # where the workers tell each other their round, once
-    assert json.loads((run / "summary.json").read_text())["bytes_out"] <= 200
+    told = json.loads((run / "summary.json").read_text())["bytes_out"]
+    assert told <= 100, "each process tells the others its round, once, and nothing else"
+    run_here(monkeypatch, long.replace(steps=6), run)
+    assert json.loads((run / "summary.json").read_text())["bytes_out"] == 2 * told
 
 
 @pytest.mark.parametrize(
