@@ -431,7 +431,7 @@ def nothing(rounds: list[Round], i: int) -> Tensor:
 
 
 def stayed(rounds: list[Round], i: int) -> Tensor:
-    """Mixing's law: the mean over the workers is what it was, whatever a compressor drops, and feedback owes nothing."""
+    """Mixing's law: the workers' mean is what it was, whatever a compressor drops, and feedback owes nothing."""
     return sum((r.got[i] - r.given[i] for r in rounds), torch.zeros_like(rounds[0].given[i])) / len(rounds)
 
 

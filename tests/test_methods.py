@@ -77,7 +77,7 @@ def test_feedback_wraps_what_is_chosen_and_can_be_switched_off():
 def test_choices_that_clash_are_refused_when_the_method_is_made():
     with pytest.raises(ClashError, match="noloco: sends whole weights"):
         build("noloco", {"compress": "topk"})
-    with pytest.raises(ClashError, match="a pair's mean is not weighted"):
+    with pytest.raises(ClashError, match="plain mean of a few workers' weights"):
         build("noloco", {"combine": "weighted_mean(2)"})
     with pytest.raises(ClashError, match="adds momentum"):
         build("diloco", {"compress": "momentum_correction(topk)"})

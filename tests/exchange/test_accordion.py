@@ -267,7 +267,7 @@ def heard(rates, steps_of=every_step, optimizer=sgd, workers=1, every=10, eta=ma
             before = [b.state for b in sync._buckets]
             sync.step()
             sync.zero_grad()
-            states = before or [sync._state.exchange]
+            states = before or [fragment.exchange for fragment in sync._state.fragments]
             out.append(all(all(s.light) for s in states))
         return out
 
