@@ -55,6 +55,7 @@ def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
         return inside
 
     return {
+        "torch.add of two into a third": (partial(torch.add, x, into, out=torch.empty_like(x)), ""),
         "torch.topk 1 %": (lambda: x.abs().topk(k), ""),
         "topk 1 %": (compressing(compress.topk(0.01)), "3"),
         "topk 1 %, error feedback": (feeding_back(compress.topk(0.01)), "1.5"),

@@ -32,6 +32,7 @@ WAYS: list[Way] = [
     ("powersgd rank 4", "powersgd", {"rank": 4}, False),
     ("int4, feedback", "ddp", {"compress": "int4(stochastic=false)"}, False),
     ("sign, feedback", "ddp", {"compress": "sign"}, False),
+    ("sign by blocks of 128, feedback", "ddp", {"compress": "sign(block=128)"}, False),
     ("topk 1 %, feedback", "topk", {}, False),
     ("dense, SGD", "ddp", {}, True),
     ("dgc 0.1 %", "dgc", {"warmup_steps": 300}, True),
@@ -92,7 +93,7 @@ def main() -> None:
     for name in OPTIONS:
         if chosen.only not in (None, name):
             continue
-        print(f"{name}\n  {'way':<28}{'held-out':>10}{'over dense':>12}{'spread':>9}{'sent a step':>14}")
+        print(f"{name}\n  {'way':<34}{'held-out':>10}{'over dense':>12}{'spread':>9}{'sent a step':>14}")
         dense = {False: math.nan, True: math.nan}
         for way in WAYS:
             if wanted and not any(word in way[0] for word in wanted):
@@ -102,7 +103,7 @@ def main() -> None:
             if way[0].startswith("dense"):
                 dense[way[3]] = mean
             print(
-                f"  {way[0]:<28}{mean:>10.4f}{mean / dense[way[3]] - 1:>+12.2%}"
+                f"  {way[0]:<34}{mean:>10.4f}{mean / dense[way[3]] - 1:>+12.2%}"
                 f"{max(r[0] for r in runs) - min(r[0] for r in runs):>9.4f}{units.size(runs[0][1]):>14}",
                 flush=True,
             )

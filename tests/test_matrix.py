@@ -10,7 +10,6 @@ from tests import matrix
 from tests.matrix import Cell
 
 
-@pytest.mark.processes
 def test_any_two_choices_that_may_meet_train_together_and_the_page_says_so():
     """In a process of its own: there the annotations of what is built a thousand times are not compiled each time."""
     command = [sys.executable, matrix.__file__, "--check"]

@@ -108,7 +108,7 @@ def test_ctrl_c_ends_all_workers_after_one_step_and_the_run_goes_on_to_the_bits_
         assert [name for name in ours if name != "random" and not torch.equal(ours[name], theirs[name])] == []
     metrics = lines(run / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, steps + 1))
-    assert all(line["bytes_out"] == 0 for line in metrics[:6])
+    assert all(line["bytes_out"] <= 100 for line in metrics[:6])  # each process tells its round once
     assert metrics[7]["bytes_out"] > 0
 
     assert laconic("train", "--resume", run, "--steps", steps)[0] == 2  # it is there already
