@@ -18,29 +18,11 @@ import torch
 from laconic import launch
 from laconic.bench import compare
 from laconic.bench import testbed as beds
-from laconic.cli import main
 from laconic.recipe import Recipe
 from tests.here import MINE, checkpoint, lines, run_here
 
 SPENT = ["seconds_computing", "seconds_compressing", "seconds_waiting"]
 METHOD_KEYS = ["name", "steps", "tokens", "seconds", "loss", "eval_loss", "bytes_out", "messages_out", *SPENT]
-
-
-@pytest.fixture
-def laconic(monkeypatch, capfd, tmp_path):
-    """Run a command line here, in an empty folder; gives exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["laconic", *map(str, argv)])
-        try:
-            main()
-            status = 0
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        return status, *capfd.readouterr()
-
-    return run
 
 
 def workers_of(folder):

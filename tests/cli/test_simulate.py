@@ -3,31 +3,12 @@
 import json
 import os
 import signal
-import sys
 import threading
 import time
 
 import pytest
 
-from laconic.cli import main
 from tests.here import MINE, lines
-
-
-@pytest.fixture
-def laconic(monkeypatch, capfd, tmp_path):
-    """Run a command line here, in an empty folder; gives exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["laconic", *map(str, argv)])
-        try:
-            main()
-            status = 0
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        return status, *capfd.readouterr()
-
-    return run
 
 
 @pytest.mark.processes
