@@ -90,7 +90,7 @@ StepSeconds = Annotated[
 ]
 Seconds = Annotated[float | None, typer.Option("--seconds", "-S", help="train for so many seconds (default: 30)")]
 Tokens = Annotated[int | None, typer.Option("--tokens", "-T", help="or for so many tokens (examples) of all workers")]
-Steps = Annotated[int | None, typer.Option("--steps", help="or for so many steps")]
+Steps = Annotated[int | None, typer.Option("--steps", help="or for so many steps (uneven workers: on average)")]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", help="an option of the workload, such as batch_size=32"),
@@ -147,7 +147,8 @@ def train(
       laconic train --resume runs/shakespeare-diloco-1 --seconds 60
       laconic train shakespeare --method noloco --workers 64 --simulate --cluster aws10
 
-    Ctrl-C ends all workers after the same step and keeps a checkpoint; --resume goes on from it, bit for bit.
+    Ctrl-C ends all workers after the same step (uneven ones: the same round) and keeps a checkpoint; --resume goes on
+    from it, bit for bit.
     On a cluster, put laconic.attach into your own script and start that with torchrun, Slurm or Kubernetes.
     """
     from laconic.cli.remarks import interrupted, remarks
