@@ -141,3 +141,14 @@ def test_true_false_and_none_may_be_written_as_in_a_recipe():
     assert read("int8(stochastic=false)").omega is None
     assert read("int8(stochastic=true)").omega is not None
     assert read("ternary(clip=none)").name == read("ternary(None)").name
+
+
+@pytest.mark.parametrize("text", ["topk({[]: 1})", "topk(" + "-" * 6000 + "1)"])
+def test_text_that_python_itself_cannot_take_is_refused(text):
+    with pytest.raises(ConfigError):
+        read(text)
+
+
+def test_an_empty_list_of_compressors_is_refused():
+    with pytest.raises(ConfigError, match="the list is empty"):
+        chain_of([])

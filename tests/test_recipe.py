@@ -152,3 +152,15 @@ def test_settings_are_read_as_numbers_truths_lists_and_text():
 def test_a_setting_that_is_none_is_refused_in_a_sentence(pairs, told):
     with pytest.raises(ConfigError, match=told):
         read_settings(pairs)
+
+
+@pytest.mark.parametrize("options", [{"model": {"width": 3}}, {"a key": 1}, {"when": [1, {"x": 2}]}])
+def test_options_that_are_tables_or_have_odd_names_are_read_back(options, tmp_path):
+    (tmp_path / "r.toml").write_text(Recipe("adult", options=options, steps=1).to_toml())
+    assert read_recipe(tmp_path / "r.toml").options == options
+
+
+@pytest.mark.parametrize(("field", "value", "says"), [("seed", 1 << 63, "under 2"), ("timeout", 1e20, "at most 1e")])
+def test_what_no_generator_or_clock_can_hold_is_refused(field, value, says):
+    with pytest.raises(ConfigError, match=says):
+        Recipe("adult", steps=1).replace(**{field: value}).checked()

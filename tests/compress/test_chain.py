@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from laconic.compress import chain, e3m0, error_feedback, half, identity, int8, momentum_correction, random_k, topk
+from laconic.compress import (
+    chain,
+    e3m0,
+    error_feedback,
+    half,
+    identity,
+    int8,
+    momentum_correction,
+    random_k,
+    threshold,
+    topk,
+)
 from laconic.errors import ClashError, PacketError
 from laconic.packet import Packet
 
@@ -91,3 +102,10 @@ def test_a_refined_shape_that_is_no_single_size_within_the_tensor_is_refused(sha
     header = packet.header | {"values/": packet.header["values/"] | {"shape": shape}}
     with pytest.raises(PacketError):
         compressor.decompress(Packet(packet.tensors, header))
+
+
+def test_feedback_after_a_sparse_member_is_refused_and_around_the_chain_is_not():
+    for outer in (topk(0.1), threshold(0.1)):
+        with pytest.raises(ClashError, match="put the whole chain inside the feedback"):
+            chain(outer, error_feedback(int8()))
+        error_feedback(chain(outer, int8()))
