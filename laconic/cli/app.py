@@ -382,6 +382,8 @@ def methods(
 
     if name is None and set_:
         raise ConfigError(f"methods: --set {set_[0]} is a setting of one method; name it")
+    if workers < 1:
+        raise ConfigError(f"methods: --workers must be at least 1, got {workers}")
     if not 1 <= parameters <= 1e18:
         raise ConfigError(f"methods: --params is a number of parameters, from 1 to 1e18, got {parameters:g}")
     _say(listing() if name is None else describe(name, int(parameters), workers, read_settings(set_ or [])))

@@ -217,3 +217,10 @@ def test_help_teaches_by_example(laconic):
     assert all(f"  {command} " in out for command in ("train", "compare", "methods", "report", "testbed"))
     status, out, told = laconic()
     assert "Usage: laconic" in out + told
+
+
+@pytest.mark.parametrize("wrong", [("--workers", "0"), ("--workers", "-1"), ("--params", "nan"), ("--params", "inf")])
+def test_a_price_for_nobody_or_of_no_model_is_refused(laconic, wrong):
+    status, _, told = laconic("methods", "ddp", *wrong)
+    assert status == 2
+    assert f"methods: {wrong[0]}" in told
