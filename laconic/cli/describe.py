@@ -13,13 +13,17 @@ from laconic import aggregate, compress, exchange, sync
 from laconic.bench import units
 from laconic.compress import Compressor
 from laconic.errors import LaconicError, unknown
-from laconic.links import memory
+from laconic.links import simulated
 from laconic.links.base import Link
+from laconic.links.network import Connection, Network
 from laconic.methods import METHODS, build, get
 from laconic.sync.base import among
 
 WIDTH = 1024
 LONGEST = 1000  # steps
+TAIL = 40  # steps over which a method is priced that has rounds of its own, or none
+RATE = 20e6 / 8  # bytes a second, and
+STEP = 1.0  # seconds: by these a method chooses that chooses by time
 UNKNOWN = (LaconicError, RuntimeError, NotImplementedError)  # without data
 ROOMS = {"compress": compress, "exchange": exchange, "aggregate": aggregate, "sync": sync}
 ASKS = {
@@ -58,7 +62,11 @@ def describe(name: str, parameters: int, workers: int, settings: dict[str, Any] 
 
 
 def price(name: str, parameters: int, workers: int, settings: dict[str, Any] | None = None) -> str:
-    """Bytes that a worker sends a step, found by running the method on ``meta`` tensors: no data, no arithmetic."""
+    """Bytes that worker 0 sends a step, found by running the method on ``meta`` tensors: no data, no arithmetic.
+
+    The workers are simulated, with links of ``RATE`` and steps of ``STEP`` seconds: a method that chooses by time has
+    the same price on every machine.
+    """
     method = get(name)
     given = method.defaults | (settings or {})
     period = given.get("every", 1)
@@ -75,10 +83,12 @@ def price(name: str, parameters: int, workers: int, settings: dict[str, Any] | N
         sent: list[float] = []
         largest = 0
         steps = period if sync.after_step else 1
+        tail = 1 if sync.after_step and period > 1 else TAIL
         # Whatever of a method changes with time says when in one of its settings; only then is it as it will be.
         settled = min(LONGEST, max((n for n in given.values() if type(n) is int), default=0))
-        for step in range(1, steps * (2 + settled // steps) + 1):
+        for step in range(1, steps * (1 + tail + settled // steps) + 1):
             before = link.meter.bytes_out
+            link.compute(STEP)
             try:
                 if sync.explore is not None:
                     _, state = sync.explore(values, state, link, lambda moved: 0.0)
@@ -94,11 +104,13 @@ def price(name: str, parameters: int, workers: int, settings: dict[str, Any] | N
             largest = max(largest, link.meter.bytes_out - before)
             if step % steps == 0:
                 sent.append(link.meter.bytes_out / steps)
-        last = sent[-1] - sent[-2] if len(sent) > 1 else sent[0]
-        return round(sent[0]), round(last), largest
+        last = sent[-1 - min(tail, len(sent) - 1) :]
+        mean = (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else sent[0]
+        return round(sent[0]), round(mean), largest
 
+    network = Network((Connection(RATE, RATE),) * workers, ())
     try:
-        first, mean, peak = memory.run(workers, run)[0]
+        first, mean, peak = simulated.run(network, run)[0]
     except UNKNOWN as error:
         return f"(cannot be priced without data: {error})"
     told = f"{units.count(parameters)} parameters, {workers} workers: {units.size(mean)} a step out of each"
