@@ -17,7 +17,8 @@ from laconic.recipe import Recipe, read_settings
 from laconic.sync.timetable import deal
 from laconic.workloads import load
 
-ROUNDS = 24  # synchronisations that a run should have at least
+ROUNDS = 24  # synchronisations that a run should have at least, and
+HIDDEN = 48  # where they are hidden behind the steps that follow
 WARM = 20  # a run is this many times longer than its warm-up, at least
 MOST_RUNS = 300  # of one comparison
 OPENING, CLOSING = "([{", ")]}"
@@ -122,7 +123,8 @@ def fit(method: str, settings: dict[str, Any], steps: float, name: str = "") -> 
     fragments = fitted.get("fragments", defaults.get("fragments", 1))
     hidden = fitted.get("overlap", defaults.get("overlap")) or 0  # steps in which a fragment must come back
     least = max(2, hidden + 1) * fragments
-    bounds = {"every": max(least, steps / ROUNDS), "warmup_steps": steps / WARM, "start": steps / 2}
+    rounds = HIDDEN if hidden else ROUNDS
+    bounds = {"every": max(least, steps / rounds), "warmup_steps": steps / WARM, "start": steps / 2}
     for key, bound in bounds.items():
         if key in REPLACED and settings.get("compress") is not None:
             continue

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laconic.bench.ways import MOST_RUNS, ROUNDS, WARM, about, fit, values, ways
+from laconic.bench.ways import HIDDEN, MOST_RUNS, ROUNDS, WARM, about, fit, values, ways
 from laconic.errors import ConfigError
 from laconic.methods import build
 
@@ -22,6 +22,8 @@ def test_published_periods_are_shortened_to_a_short_run_and_it_is_said():
     settings, said = fit("streaming-diloco", {}, ROUNDS)
     assert settings == {"every": 6}  # no less than two steps a fragment
     assert "every=6 in place of 100" in said
+    assert fit("streaming-diloco", {}, 20 * HIDDEN)[0] == {"every": 20}  # what is hidden may come oftener
+    assert fit("streaming-diloco", {"overlap": 0}, 20 * ROUNDS)[0]["every"] == 20
     settings, said = fit("streaming-diloco", {"overlap": 9}, ROUNDS)
     assert settings == {"every": 30, "overlap": 9}  # nor less than each takes to come back
     build("streaming-diloco", settings)
