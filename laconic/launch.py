@@ -69,11 +69,12 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
             "use fewer workers or a smaller model"
         )
     if recipe.on == "testbed":
-        from laconic.bench.testbed import available
+        from laconic.bench.testbed import Testbed, available
 
         reason = available()
         if reason is not None:
             raise ConfigError(f"on=testbed: {reason}; on=paced holds links to a rate without root")
+        Testbed(recipe.network())  # refuses what it cannot carry
     return parameters
 
 

@@ -27,6 +27,7 @@ FRAME = struct.Struct("<4sHHIIQ")  # magic, version, reserved, number of packets
 ALIGN = 8  # every tensor starts on a multiple of this, so that it can be read where it lies
 MAX_MESSAGE = 1 << 36
 
+DIGITS = 19  # of a whole number in a header: what 64 bits hold
 DTYPES = {
     "f64": torch.float64,
     "f32": torch.float32,
@@ -205,6 +206,12 @@ def _finite(text: str) -> float:
     return value
 
 
+def _whole(text: str) -> int:
+    if len(text) > DIGITS:  # else what computes with it as a float overflows
+        raise ValueError(f"{text[:DIGITS]}… has more digits than a header's number may")
+    return int(text)
+
+
 def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]:
     left = len(raw) - at
     if left < 4:
@@ -214,7 +221,7 @@ def _read_packet(buffer: Tensor, raw: memoryview, at: int) -> tuple[Packet, int]
         raise PacketError(f"packet: its header of {length} bytes runs past the message")
     try:
         text = bytes(raw[at + 4 : at + 4 + length])
-        header, layout = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        header, layout = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except (ValueError, TypeError, RecursionError) as error:
         raise PacketError(f"packet: its header cannot be read: {error}") from None
     if not isinstance(header, dict) or not isinstance(layout, list):

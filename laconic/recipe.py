@@ -24,7 +24,7 @@ from typing import Any
 
 from laconic.drag import factors
 from laconic.errors import ConfigError, unknown
-from laconic.links.network import Network, of_cluster, parse
+from laconic.links.network import Connection, Network, of_cluster, parse
 from laconic.methods import METHODS, build
 from laconic.nesting import number
 from laconic.plan.cluster import read_cluster
@@ -153,7 +153,9 @@ class Recipe:
             return of_cluster(read_cluster(self.cluster), self.workers)
         if self.links and not self.link:
             raise ConfigError(f"link-of {self.links[0]} sets one apart; say the others' with link, such as 100mbit")
-        return parse(self.link or "1000gbit", self.workers, self.links)
+        if not self.link:
+            return Network((Connection(),) * self.workers)
+        return parse(self.link, self.workers, self.links)
 
     def replace(self, **changes: Any) -> Recipe:
         """This recipe with some fields changed."""

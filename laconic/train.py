@@ -402,6 +402,8 @@ class Worker:
                 out.flush()
         points.forget(self.folder)
         final = self._held_out(batches)
+        if self.step:
+            nan_check(final, self.rank, self.step, self.model)  # the last step's own loss was taken before it
         self.model.load_state_dict(state)
         return final
 

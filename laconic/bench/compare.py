@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from laconic.bench.runs import read_lines, read_object
-from laconic.bench.verdict import Result, conclude
+from laconic.bench.testbed import TestbedError
+from laconic.bench.verdict import Result, conclude, plain
 from laconic.bench.ways import Told, Way, about, divided, fit
 from laconic.errors import ConfigError
 from laconic.fault.checkpoint import newest
@@ -169,7 +170,7 @@ def _run(plan: Plan, follow: Callable[[str], Watch], tell: Told, command: str) -
                 name = f"{way.name} seed {seed}" if several else way.name
                 try:
                     launch(recipe, run, follow(name), command=command, resume=_begun(run, recipe, tell))
-                except RunFailed as error:
+                except (RunFailed, TestbedError) as error:
                     failed[str(run.relative_to(plan.folder))] = f"{name}: {error}"
                     tell(f"{name} failed; the others go on")
                 _write(plan, failed)
@@ -201,6 +202,10 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
     results = sorted(found.values(), key=lambda result: order[result.way.name])
     ideals = [plan.folder / "00-ideal", *(plan.place(99, "ideal", seed) for seed in plan.seeds)]
     comparison = conclude(plan.recipe, results, measured([_paces(run) for run in ideals if _finished(run)]))
+    wanted = plan.ways[plain(plan.ways)].name
+    if not unfinished and wanted != comparison["plain"]:
+        instead = f"{wanted}, which the others were to be held against, did not finish; {comparison['plain']} stands in."
+        comparison["verdict"] = f"{instead} {comparison['verdict']}"
     comparison |= {"unfinished": unfinished, "failed": list(failed.values())}
     path = plan.folder / "comparison.json"
     path.with_suffix(".part").write_text(json.dumps(comparison, indent=1))

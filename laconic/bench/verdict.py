@@ -34,11 +34,11 @@ def conclude(recipe: Recipe, results: Sequence[Result], ideal: dict[str, Any]) -
     When a run reaches the plain way's final loss is asked of the runs of one seed, which saw the same data; the curves
     are of the same held-out batches in all runs, and so is that loss.
     """
-    plain = _plain([result.way for result in results])
-    goals = {seed: _final(run) for seed, run in results[plain].runs.items()}
-    methods = [_entry(result, goals, index == plain) for index, result in enumerate(results)]
-    ours = methods[plain]
-    some = next(iter(results[plain].runs.values()))
+    first = plain([result.way for result in results])
+    goals = {seed: _final(run) for seed, run in results[first].runs.items()}
+    methods = [_entry(result, goals, index == first) for index, result in enumerate(results)]
+    ours = methods[first]
+    some = next(iter(results[first].runs.values()))
     summary = json.loads((some / "summary.json").read_text())
     reached = [goal for goal, _ in goals.values()]
     comparison: dict[str, Any] = {
@@ -162,14 +162,14 @@ def _range(way: Mapping[str, Any], key: str, show: Any) -> str:
     return f"{show(low)} to {show(high)}"
 
 
-def _plain(ways: Sequence[Way]) -> int:
+def plain(ways: Sequence[Way]) -> int:
     """The way that the others are held against: ddp, else the first."""
     return next((i for i, way in enumerate(ways) if way.method == PLAIN), 0)
 
 
-def _entry(result: Result, goals: Mapping[int, tuple[float, float]], plain: bool) -> dict[str, Any]:
+def _entry(result: Result, goals: Mapping[int, tuple[float, float]], first: bool) -> dict[str, Any]:
     """One way of the comparison: the means over its seeds, their ranges, and each seed's run."""
-    way, runs = result.way, [_run(seed, run, goals.get(seed), plain) for seed, run in result.runs.items()]
+    way, runs = result.way, [_run(seed, run, goals.get(seed), first) for seed, run in result.runs.items()]
     folder = next(iter(result.runs.values()))
     several = folder.name.startswith("seed-")
     entry = {"name": way.name, **{key: spread.mean([run[key] for run in runs]) for key in (*KEYS, *SECONDS)}}
@@ -190,7 +190,7 @@ def _entry(result: Result, goals: Mapping[int, tuple[float, float]], plain: bool
     return entry
 
 
-def _run(seed: int, folder: Path, goal: tuple[float, float] | None, plain: bool) -> dict[str, Any]:
+def _run(seed: int, folder: Path, goal: tuple[float, float] | None, first: bool) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text())
     curve = _curve(folder)
     where = folder.relative_to(folder.parent.parent) if folder.name.startswith("seed-") else Path(folder.name)
@@ -200,7 +200,7 @@ def _run(seed: int, folder: Path, goal: tuple[float, float] | None, plain: bool)
     run["curve_loss"] = curve[-1][1] if curve else None
     run["reached_seconds"] = run["speedup"] = None
     if goal is not None:  # the plain way has a run of this seed
-        run["reached_seconds"] = goal[1] if plain else first_reach(curve, goal[0])
+        run["reached_seconds"] = goal[1] if first else first_reach(curve, goal[0])
         run["speedup"] = goal[1] / run["reached_seconds"] if run["reached_seconds"] else None
     return run
 

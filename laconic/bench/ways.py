@@ -18,7 +18,7 @@ from laconic.sync.timetable import deal
 from laconic.workloads import load
 
 ROUNDS = 24  # synchronisations that a run should have at least, and
-HIDDEN = 48  # where they are hidden behind the steps that follow
+HIDDEN = 48  # where a number of steps, overlap, hides them
 WARM = 20  # a run is this many times longer than its warm-up, at least
 MOST_RUNS = 300  # of one comparison
 OPENING, CLOSING = "([{", ")]}"
@@ -132,12 +132,11 @@ def fit(method: str, settings: dict[str, Any], steps: float, name: str = "") -> 
             fitted[key] = max(1, round(bound))
             said.append(f"{key}={fitted[key]} in place of {defaults[key]}")
     run = f"a run of about {units.count(round(steps))} steps"
-    if said:
-        return fitted, f"{name or method}: {' and '.join(said)}, for {run}"
-    every = settings.get("every")
+    told = [f"{' and '.join(said)}, for {run}"] if said else []
+    every = fitted.get("every", defaults.get("every"))
     if isinstance(every, int) and every > steps:
-        return fitted, f"{name or method}: every={every} does not come round once in {run}"
-    return fitted, ""
+        told.append(f"every={every} does not come round once in {run}")
+    return fitted, f"{name or method}: {'; '.join(told)}" if told else ""
 
 
 def divided(recipe: Recipe, way: Way, tell: Told) -> Way:

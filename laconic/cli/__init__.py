@@ -1,4 +1,4 @@
-"""The command line: train, compare, methods, report, testbed."""
+"""The command line: train, compare, methods, parts, report, testbed and the planner's."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from laconic.compress.base import Compressor
 from laconic.errors import PacketError, PeerLost
+from laconic.exchange.base import Tensors
 from laconic.links.base import Link
 from laconic.packet import Message, Packet, check_shape, need
 from laconic.state import checkpointed
-from laconic.sync.base import Params
 
 
 @checkpointed
@@ -51,7 +51,7 @@ class Holding(NamedTuple):
     degrees: dict[int, int]
 
 
-def pass_on(holding: Holding, leaving: dict[int, Token], like: Params, compressor: Compressor, link: Link) -> Holding:
+def pass_on(holding: Holding, leaving: dict[int, Token], like: Tensors, compressor: Compressor, link: Link) -> Holding:
     """One round with the neighbours: send each its token, if any, and take what they send.
 
     Raises: PeerLost once no neighbour is left; PeerTimeout, PacketError.
@@ -88,7 +88,8 @@ def _tell(
 ) -> set[int]:
     """Send to every neighbour; those that are gone."""
     lost = set()
-    for to in sorted(degrees):
+    # Tokens first: who keeps a copy is told that its token went on once it has.
+    for to in sorted(degrees, key=lambda to: (to not in leaving, to)):
         message = [Packet({}, {"degree": len(degrees), "passed": passed.get(to, [])})]
         if to in leaving:
             token = leaving[to]
@@ -103,11 +104,11 @@ def _tell(
     return lost
 
 
-def _hear(message: Message, source: int, into: Holding, like: Params, compressor: Compressor, link: Link) -> None:
+def _hear(message: Message, source: int, into: Holding, like: Tensors, compressor: Compressor, link: Link) -> None:
     """Note what a neighbour says in ``into``, whose dictionaries are this round's own."""
     header: dict[str, Any] = message[0].header if message else {}
     degree, passed = header.get("degree"), header.get("passed")
-    if type(degree) is not int or not 1 <= degree < link.size or not isinstance(passed, list):
+    if type(degree) is not int or not 1 <= degree < link.size or not _numbers(passed):
         raise PacketError(f"worker {source} sent {str(header)[:80]}, wanted its number of neighbours and its notes")
     token = _opened(message, source, len(into.epochs), like, compressor, link) if len(message) > 1 else None
     into.degrees[source] = degree
@@ -120,7 +121,11 @@ def _hear(message: Message, source: int, into: Holding, like: Params, compressor
         into.epochs[token.number] = token.epoch
 
 
-def _opened(message: Message, source: int, count: int, like: Params, compressor: Compressor, link: Link) -> Token:
+def _numbers(said: Any) -> bool:
+    return isinstance(said, list) and all(type(number) is int for number in said)
+
+
+def _opened(message: Message, source: int, count: int, like: Tensors, compressor: Compressor, link: Link) -> Token:
     lead = message[1].header if len(message) == len(like) + 2 else {}
     numbers = [lead.get(key) for key in ("token", "hops", "epoch")]
     number, hops, epoch = (n if type(n) is int else -1 for n in numbers)

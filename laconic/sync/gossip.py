@@ -37,18 +37,22 @@ def gossip(exchange: Exchange | None = None, every: int = 1, overlap: int = 1) -
             weights or adds momentum.
     Source: Lian et al. 2017, arXiv:1705.09056; with push_sum(): Assran et al. 2019, arXiv:1811.10792.
     """
-    talk = exchange if exchange is not None else graph()
-    positive("gossip", "every", every)
-    count("gossip", overlap, "overlap", 0)
+    return mixed("gossip", exchange if exchange is not None else graph(), every, overlap)
+
+
+def mixed(what: str, talk: Exchange, every: int, overlap: int) -> Sync:
+    """:func:`gossip` for a sync that is called ``what``."""
+    positive(what, "every", every)
+    count(what, overlap, "overlap", 0)
     if overlap > every:
         raise ConfigError(
-            f"gossip: overlap must be at most every={every} steps, or weights are sent before the last have come back; "
+            f"{what}: overlap must be at most every={every} steps, or weights are sent before the last have come back; "
             f"got {overlap}"
         )
-    momentum_free("gossip", talk)
-    decay_free("gossip", talk)
+    momentum_free(what, talk)
+    decay_free(what, talk)
     if talk.sparse:
-        raise ClashError(f"gossip: sends whole weights, and {talk.name} would leave most of them out; use int8 or half")
+        raise ClashError(f"{what}: sends whole weights, and {talk.name} would leave most of them out; use int8 or half")
 
     def init(params: Any) -> GossipState:
         return GossipState(0, talk.init([master(p) for p in named(params).values()]), None)
@@ -81,7 +85,7 @@ def gossip(exchange: Exchange | None = None, every: int = 1, overlap: int = 1) -
         return updates, GossipState(state.step, exchanged, None)
 
     mixes = "" if overlap == 1 else f", overlap={overlap}"
-    name = f"gossip({talk.name}, every={every}{mixes})"
+    name = f"{what}({talk.name}, every={every}{mixes})"
     return Sync(init, None, after_step, equal=talk.equal and not overlap, name=name, exchange=talk, finish=finish)
 
 

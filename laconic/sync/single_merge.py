@@ -11,7 +11,7 @@ from laconic.exchange.everyone import everyone
 from laconic.exchange.neighbours import neighbours
 from laconic.links.base import Link
 from laconic.sync.base import Params, Sync, Updates, master
-from laconic.sync.gossip import gossip
+from laconic.sync.gossip import mixed
 
 
 def single_merge(exchange: Exchange | None = None, every: int = 100, overlap: int = 0) -> Sync:
@@ -27,7 +27,7 @@ def single_merge(exchange: Exchange | None = None, every: int = 100, overlap: in
     Raises: as :func:`gossip`.
     Source: arXiv:2507.06542 ("A Single Merging Suffices").
     """
-    inner = gossip(exchange if exchange is not None else neighbours(), every, overlap)
+    inner = mixed("single_merge", exchange if exchange is not None else neighbours(), every, overlap)
     merge = everyone()
 
     def finish(params: Params, state: Any, link: Link) -> tuple[Updates, Any]:
@@ -37,4 +37,4 @@ def single_merge(exchange: Exchange | None = None, every: int = 100, overlap: in
         merged, _ = link.start(merge.run, here, merge.init(here), link).result()
         return dict(enumerate(merged)), state
 
-    return inner._replace(finish=finish, recalibrates=True, name=inner.name.replace("gossip", "single_merge", 1))
+    return inner._replace(finish=finish, recalibrates=True)

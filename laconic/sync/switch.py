@@ -12,11 +12,12 @@ from laconic.errors import ClashError
 from laconic.exchange.base import Exchange, Tensors
 from laconic.links.base import Link
 from laconic.state import checkpointed
-from laconic.sync.base import Params, Sync, Updates, named
+from laconic.sync.base import Params, Sync, Updates, among, named
 from laconic.sync.every_step import every_step
 from laconic.sync.local_steps import local_steps
 
 NEVER = -1
+OWN_STEPS = ("rounds", "explore", "share", "taken", "record", "replay", "ended")  # a sync has these that takes its own
 
 
 @checkpointed
@@ -137,6 +138,8 @@ def switch(first: Sync | None = None, then: Sync | None = None, at: int | None =
         rate=rate if one.rate or two.rate else None,
         finish=finish if one.finish or two.finish else None,
         forget=forget if two.forget else None,
+        among=lambda size: "; ".join(filter(None, (among(half, size) for half in (one, two)))),
+        recalibrates=two.recalibrates,
     )
 
 
@@ -152,7 +155,7 @@ def put(state: SwitchState, inner: Any) -> SwitchState:
 
 def _fit(one: Sync, two: Sync) -> None:
     for half in (one, two):
-        if half.rounds is not None or half.explore is not None:
+        if any(getattr(half, own) is not None for own in OWN_STEPS):
             raise ClashError(f"switch: {half.name} does not take ordinary steps that all workers count alike")
     if not one.equal:
         raise ClashError(

@@ -117,6 +117,10 @@ def uneven_steps(sync: Sync | None = None, every: int = 50, least: int = 1, most
         updates, inner = inside.finish(params, state.inner, link)
         return updates, state._replace(inner=inner)
 
+    def forget(state: UnevenStepsState) -> bool:
+        assert inside.forget is not None, "only set where the sync has one"
+        return state.step == 0 and state.round > 0 and inside.forget(state.inner)
+
     within, learning = _within(inside.decayed), inside.learning
     return inside._replace(
         init=init,
@@ -127,6 +131,7 @@ def uneven_steps(sync: Sync | None = None, every: int = 50, least: int = 1, most
         rate=None if inside.rate is None else lambda state: inside.rate(state.inner),  # type: ignore[misc]
         learning=None if learning is None else lambda state, rate: state._replace(inner=learning(state.inner, rate)),
         finish=None if inside.finish is None else finish,
+        forget=None if inside.forget is None else forget,
         rounds=None if fixed else lambda state: state.round,
         taken=None if fixed else lambda state: state.taken + state.mean * state.step / state.steps,
     )

@@ -52,8 +52,8 @@ def walk(
     Wire:   the weights' bytes and 4 N to one neighbour for each token, once every ``every`` steps, and some 100 bytes
             to each neighbour. At the end ``2 (n-1)/n`` times the weights.
     Law:    with ``alpha=0`` the walk is the base chain; with memory 1, n times the covariance of x tends to
-            :func:`laconic.exchange.kernel.sampling_covariance`, which falls as 1/alpha. A token whose holder is lost
-            goes on from the copy of whoever sent it there.
+            :func:`laconic.exchange.kernel.sampling_covariance`, which falls as 1/alpha. From its first hop on a token
+            whose holder is lost goes on from the copy of whoever sent it there.
     Raises: ConfigError for settings out of range, a graph that is not connected or whose edges go one way, more tokens
             than workers; PeerLost once no neighbour is left.
     Source: Doshi, Hu and Eun 2023, arXiv:2305.05097 (SRRW); Hu, Doshi and Eun 2024, arXiv:2401.09665 (SA-SRRW).

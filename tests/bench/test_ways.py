@@ -24,6 +24,7 @@ def test_published_periods_are_shortened_to_a_short_run_and_it_is_said():
     assert "every=6 in place of 100" in said
     assert fit("streaming-diloco", {}, 20 * HIDDEN)[0] == {"every": 20}  # what is hidden may come oftener
     assert fit("streaming-diloco", {"overlap": 0}, 20 * ROUNDS)[0]["every"] == 20
+    assert fit("co2", {}, 5 * ROUNDS)[0] == {"every": 5}  # a whole model under way: not a number of steps
     settings, said = fit("streaming-diloco", {"overlap": 9}, ROUNDS)
     assert settings == {"every": 30, "overlap": 9}  # nor less than each takes to come back
     build("streaming-diloco", settings)

@@ -207,14 +207,14 @@ def test_a_recipe_that_only_its_file_can_tell_is_run_as_it_stands(refused, tmp_p
 
 
 def test_help_teaches_by_example(laconic):
-    for command in ("train", "compare", "methods", "report", "testbed"):
+    for command in ("train", "compare", "methods", "parts", "report", "testbed"):
         status, out, _ = laconic(command, "--help")
         assert status == 0
         assert f"  laconic {command} " in out, command
         assert max(map(len, out.splitlines())) <= 104
     status, out, _ = laconic("--help")
     assert status == 0
-    assert all(f"  {command} " in out for command in ("train", "compare", "methods", "report", "testbed"))
+    assert all(f"  {command} " in out for command in ("train", "compare", "methods", "parts", "report", "testbed"))
     status, out, told = laconic()
     assert "Usage: laconic" in out + told
 

@@ -250,8 +250,12 @@ def test_a_way_that_fails_leaves_the_others_and_status_2(laconic, tmp_path, monk
 def test_the_meter_agrees_with_the_kernels_count_of_what_left_each_worker(tmp_path):
     methods = {
         "ddp": {},
+        "ddp-half": {},
         "topk": {},
+        "dgc": {"warmup_steps": 6},
         "powersgd": {},
+        "local-sgd": {"every": 5},
+        "diloco": {"every": 5},
         "streaming-diloco": {"every": 6, "fragments": 2},
         "noloco": {"every": 5},
     }
