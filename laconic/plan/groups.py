@@ -11,8 +11,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import zip_longest
-from typing import NamedTuple, Union
+from itertools import chain, zip_longest
+from typing import NamedTuple
 
 from laconic.errors import ConfigError
 from laconic.plan.rounds import Plan, Transfer, at_least, folded, made, mirrored
@@ -33,7 +33,7 @@ class Group(NamedTuple):
     ports: int = 0
 
 
-Node = Union[Group, int]
+Node = Group | int
 Span = tuple[int, int]
 Owned = dict[int, list[Span]]  # the blocks that each worker of a group holds of the group's sum, all of them once
 
@@ -148,7 +148,7 @@ def _rounds(node: Node, owned: Owned) -> list[list[Transfer]]:
         return []
     inner = [_within(node, place, owned) for place in range(len(node.members))]
     side_by_side = [_rounds(member, held) for member, held in zip(node.members, inner, strict=True)]
-    below = [sum(rounds, []) for rounds in zip_longest(*side_by_side, fillvalue=[])]
+    below = [list(chain.from_iterable(rounds)) for rounds in zip_longest(*side_by_side, fillvalue=[])]
     if node.ports == 0:
         return [*below, *_crossing(node, inner, owned)]
     before: list[Transfer] = []

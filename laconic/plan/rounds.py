@@ -145,7 +145,7 @@ def tree(workers: int) -> Plan:
 
 
 def doubling(workers: int) -> Plan:
-    """Pairs at distance 1, 2, 4, … swap whole vectors: ``log2 n`` rounds; those beyond a power of two fold into the others."""
+    """Pairs at distance 1, 2, 4, … swap whole vectors, in ``log2 n`` rounds; those beyond a power of two fold in."""
     core = 1 << (workers.bit_length() - 1)
     swaps = [[Transfer(rank, rank ^ hop, 0, 1) for rank in range(core)] for hop in _powers(core)]
     return made("doubling", workers, 1, folded(workers, 1, swaps))
