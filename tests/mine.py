@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,19 +22,21 @@ def make_model():
     return nn.Sequential(*layers)
 
 
-def batches(split, worker, workers, seed, wrong="", at=5, wait=0.0):
-    """Rows for ever; at step ``at`` worker 1 does what ``wrong`` says."""
+def batches(split, worker, workers, seed, wrong="", at=5, wait=0.0, slow=-1, mark=""):
+    """Rows for ever, each after ``wait`` seconds (on worker ``slow``, or on all); at step ``at`` worker 1 does what
+    ``wrong`` says, and one that hangs leaves a file ``mark``."""
     for step in range(1, 10**9 if split == "train" else 4):
         generator = torch.Generator().manual_seed(1000 * seed + 100 * step + worker if split == "train" else step)
         x = torch.randn(ROWS, FEATURES, generator=generator)
         if split == "train":
-            time.sleep(wait)
+            if slow in (-1, worker):
+                time.sleep(wait)
             if wrong and worker == 1 and step == at:
-                go_wrong(wrong, x)
+                go_wrong(wrong, x, mark)
         yield x, x[:, :CLASSES].argmax(dim=1)
 
 
-def go_wrong(wrong, x):
+def go_wrong(wrong, x, mark):
     if wrong == "raise":
         raise KeyError("row 17")
     if wrong == "nan":
@@ -41,6 +44,7 @@ def go_wrong(wrong, x):
     if wrong == "kill":
         os.kill(os.getpid(), 9)
     if wrong == "hang":
+        Path(mark).touch()
         time.sleep(600)
     if wrong == "shape":
         x[0, 0] = 1e6

@@ -13,8 +13,8 @@ import torch
 
 from laconic.errors import NotANumber, PacketError, WorkloadError
 from laconic.methods import METHODS, build
-from laconic.recipe import Recipe
-from laconic.train import commit, own_seed, seeded
+from laconic.recipe import Recipe, seeded
+from laconic.train import Worker, commit, own_seed
 from tests.here import MINE, checkpoint, lines, run_here
 
 SPENT = ("seconds_computing", "seconds_compressing", "seconds_waiting")
@@ -110,6 +110,37 @@ def test_the_curve_of_a_run_that_was_cut_and_resumed_begins_where_the_run_did(me
     assert not (cut / "points").exists()
 
 
+def test_a_run_that_is_killed_while_it_evaluates_can_be_finished_with_its_whole_curve(tmp_path, monkeypatch):
+    whole = run_here(monkeypatch, recipe("diloco", steps=20), tmp_path / "whole")
+    held_out, evaluated = Worker._held_out, []
+
+    def killed(self, batches):
+        evaluated.append(len(batches))
+        if len(evaluated) == 4:
+            raise KeyboardInterrupt
+        return held_out(self, batches)
+
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_held_out", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_here(monkeypatch, recipe("diloco", steps=20), cut)
+    assert not (cut / "summary.json").exists()
+    run_here(monkeypatch, recipe("diloco", steps=20), cut)
+    curves = [[(p["step"], p["eval_loss"]) for p in lines(run / "evals.jsonl")] for run in (whole, cut)]
+    assert len(curves[0]) > 5
+    assert curves[0] == curves[1]
+    one, other = (json.loads((run / "summary.json").read_text()) for run in (whole, cut))
+    assert (one["loss"], one["eval_loss"], one["steps"]) == (other["loss"], other["eval_loss"], other["steps"])
+
+
+def test_weights_that_the_last_step_made_no_numbers_end_the_run_with_a_sentence(tmp_path, monkeypatch):
+    held_out = Worker._held_out
+    monkeypatch.setattr(Worker, "_held_out", lambda self, batches: held_out(self, batches) * math.nan)
+    with pytest.raises(NotANumber, match=r"worker 0, step 5: the loss is nan"):
+        run_here(monkeypatch, recipe("alone", steps=5), tmp_path)
+
+
 def test_a_damaged_point_is_named(tmp_path, monkeypatch):
     with pytest.raises(NotANumber):
         run_here(monkeypatch, recipe(steps=20, save_every=6, options={"wrong": "nan", "at": 15}), tmp_path)
@@ -132,7 +163,8 @@ def test_a_run_folder_holds_all_that_the_design_names(tmp_path, monkeypatch):
     told = {"name": "topk", "workers": 2, "measured_on": "paced", "steps": 20, "tokens": 320, "stopped": None}
     assert {key: summary[key] for key in told} == told
     assert summary["parameters"] == sum(t.numel() for n, t in checkpoint(run, 20, 0)[0].items() if n[:6] == "model/")
-    assert sum(summary[key] for key in SPENT) == pytest.approx(summary["seconds"], rel=0.2)
+    assert all(math.isfinite(summary[key]) and summary[key] >= 0 for key in SPENT)
+    assert summary["seconds_compressing"] > 0
     evals = lines(run / "evals.jsonl")
     assert evals[-1]["step"] == 20
     assert all(math.isfinite(point["eval_loss"]) for point in evals)
@@ -230,8 +262,8 @@ def test_the_commit_is_the_packages_own_and_not_of_a_checkout_around_it(tmp_path
 
 
 def test_workers_of_very_different_speed_end_after_the_same_step(tmp_path, monkeypatch):
-    slow = recipe("alone", seconds=0.3, options={"wait": 0.02}, workers=3)
-    run = run_here(monkeypatch, slow, tmp_path)
+    uneven = recipe("alone", seconds=0.3, options={"wait": 0.02, "slow": 1}, workers=3)
+    run = run_here(monkeypatch, uneven, tmp_path)
     last = {lines(run / name)[-1]["step"] for name in ("metrics.jsonl", "metrics-1.jsonl", "metrics-2.jsonl")}
     assert len(last) == 1
 

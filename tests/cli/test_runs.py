@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from laconic import launch
 from laconic.bench import compare
 from laconic.bench import testbed as beds
 from laconic.recipe import Recipe
+from tests.cli.ctrl_c import ctrl_c
 from tests.here import MINE, checkpoint, lines, run_here
 
 SPENT = ["seconds_computing", "seconds_compressing", "seconds_waiting"]
@@ -36,28 +36,8 @@ def workers_of(folder):
     return found
 
 
-def once(met, then, patience=60.0):
-    """Call ``then`` from a thread as soon as ``met()``."""
-
-    def wait():
-        deadline = time.monotonic() + patience
-        while not met():
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.02)
-        then()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
 def has_steps(path, number=20):
     return path.exists() and path.read_bytes().count(b"\n") >= number
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.processes
@@ -65,11 +45,9 @@ def test_ctrl_c_ends_all_workers_after_one_step_and_the_run_goes_on_to_the_bits_
     laconic, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
-    once(lambda: has_steps(run / "metrics.jsonl"), interrupt)
-    waits = ("--option", "wait=0.005")
-    status, out, told = laconic(
-        "train", MINE, "-m", "diloco", "--set", "every=7", "--seconds", 300, "--out", run, *waits
-    )
+    words = ("train", MINE, "-m", "diloco", "--set", "every=7", "--seconds", 300, "--option", "wait=0.005")
+    with ctrl_c(lambda: has_steps(run / "metrics.jsonl")):
+        status, out, told = laconic(*words, "--out", run)
     assert status == 130, told
     assert f"Interrupted; the run is kept. Go on with: laconic train --resume {run}" in out
     assert workers_of(run) == []
@@ -103,19 +81,19 @@ def test_ctrl_c_ends_all_workers_after_one_step_and_the_run_goes_on_to_the_bits_
 
 
 @pytest.mark.processes
-def test_a_second_ctrl_c_ends_at_once_what_the_first_cannot(laconic, tmp_path):
-    run = tmp_path / "run"
-    hangs = ("--option", "wrong=hang", "--option", "at=20", "--option", "wait=0.05")
+def test_a_second_ctrl_c_ends_at_once_what_the_first_cannot(laconic, tmp_path, monkeypatch):
+    run, hanging, told = tmp_path / "run", tmp_path / "hanging", threading.Event()
+    tell = launch._interrupt
 
-    def twice():
-        time.sleep(1.0)  # by now worker 1 hangs, and worker 0 waits for it
-        interrupt()
-        time.sleep(1.0)
-        interrupt()
+    def telling(*given):
+        tell(*given)
+        told.set()
 
-    once(lambda: has_steps(run / "metrics.jsonl", 1), twice)
+    monkeypatch.setattr(launch, "_interrupt", telling)
+    hangs = ("--option", "wrong=hang", "--option", f"mark={hanging}")
     begun = time.monotonic()
-    status, out, _ = laconic("train", MINE, "--steps", 300, "--out", run, *hangs)
+    with ctrl_c(hanging.exists, told.is_set):  # worker 1 hangs, and worker 0 waits for it
+        status, out, _ = laconic("train", MINE, "--steps", 300, "--out", run, *hangs)
     assert status == 130
     assert "Interrupted before the first checkpoint" in out
     while workers_of(run) and time.monotonic() - begun < 40:  # they were told to end, and may take a moment
@@ -200,11 +178,10 @@ def test_a_comparison_that_is_interrupted_keeps_what_has_finished_and_goes_on(la
     monkeypatch.setattr(compare, "IDEAL_LEAST", 1.0)
     folder = tmp_path / "swept"
     second = folder / "02-diloco" / "seed-0"
-    thread = once(lambda: has_steps(second / "metrics.jsonl", 1), interrupt, patience=300)
     waits = ("--option", "wait=0.01", "--seeds", 2, "--seconds", 3)
     argv = ("compare", MINE, "-m", "ddp,diloco", "--set", "every=5", "--link", "20mbit", "--out", folder, *waits)
-    status, out, told = laconic(*argv)
-    thread.join()
+    with ctrl_c(lambda: has_steps(second / "metrics.jsonl", 1), patience=300):
+        status, out, told = laconic(*argv)
     assert status == 130, told
     assert "2 ways x 2 seeds x 3 s: about" in out
     assert f"Go on with: laconic compare --resume {folder}" in told
@@ -226,9 +203,10 @@ def test_a_comparison_that_is_interrupted_keeps_what_has_finished_and_goes_on(la
     assert lines(second / "evals.jsonl")[0]["step"] <= cut  # and its curve begins where it did
     with_text = (folder / "report.html").read_text()
     assert "A line is the mean of 2 seeds" in with_text
-    begun = time.monotonic()
-    assert laconic("compare", "--resume", folder)[0] == 0  # nothing is left to run
-    assert time.monotonic() - begun < 5
+    begun: list[Path] = []
+    monkeypatch.setattr(compare, "launch", lambda recipe, run, *_, **__: begun.append(run))
+    assert laconic("compare", "--resume", folder)[0] == 0
+    assert begun == []  # nothing is left to run
 
 
 @pytest.mark.processes

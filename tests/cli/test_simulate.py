@@ -1,13 +1,10 @@
 """Simulated runs from the command line: more workers than cores, Ctrl-C, and what is refused in words."""
 
 import json
-import os
-import signal
-import threading
-import time
 
 import pytest
 
+from tests.cli.ctrl_c import ctrl_c
 from tests.here import MINE, lines
 
 
@@ -32,23 +29,18 @@ def test_ways_are_compared_among_more_workers_than_this_machine_has_cores(laconi
 
 @pytest.mark.processes
 def test_ctrl_c_keeps_a_simulation_and_resume_goes_on_with_it(laconic, tmp_path):
-    def interrupt():
-        metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
-        while time.monotonic() < deadline and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 5):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
+    metrics = tmp_path / "run" / "metrics.jsonl"
     words = ("--workers", 4, "--simulate", "--link", "20mbit,5ms", "--steps", 1_000_000, "--step-seconds", 0.01)
-    status, out, _ = laconic("train", MINE, *words, "--out", "run")
+    with ctrl_c(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 5):
+        status, out, _ = laconic("train", MINE, *words, "--out", "run")
     assert status == 130
     assert "Interrupted; the run is kept. Go on with: laconic train --resume run" in out
     assert "a step computes for 10.0 ms, as step_seconds says" in out
-    step = lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    step = lines(metrics)[-1]["step"]
     status, out, err = laconic("train", "--resume", "run", "--steps", step + 10)
     assert status == 0, err
-    assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == list(range(1, step + 11))
-    seconds = [line["seconds"] for line in lines(tmp_path / "run" / "metrics.jsonl")]
+    assert [line["step"] for line in lines(metrics)] == list(range(1, step + 11))
+    seconds = [line["seconds"] for line in lines(metrics)]
     assert seconds == sorted(seconds)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stopped"] is None
 
