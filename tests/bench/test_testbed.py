@@ -15,14 +15,13 @@ from laconic.bench import testbed as module
 from laconic.bench.testbed import (
     FRAME_OVERHEAD,
     Testbed,
-    TestbedError,
     available,
     clean,
     hosts_report,
     make_plan,
     run_everywhere,
 )
-from laconic.errors import ConfigError
+from laconic.errors import ConfigError, TestbedError
 from laconic.links.network import Connection, Network, parse
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
@@ -98,6 +97,11 @@ def flow(testbed: Testbed, sender: int, receiver: int, rate: float, seconds: flo
             return float(there.stdout.read()) * FRAME_OVERHEAD
 
 
+def gets(testbed: Testbed, sender: int, receiver: int, rate: float) -> bool:
+    """Whether one flow of three gets ``rate``: what else the machine does disturbs some of them."""
+    return any(flow(testbed, sender, receiver, rate) == pytest.approx(rate, rel=0.05) for _ in range(3))
+
+
 def round_trip(testbed: Testbed, one: int, other: int) -> float:
     """The median seconds of a small datagram there and back."""
     with testbed.popen(other, [*PYTHON, ECHO], stdout=subprocess.PIPE, text=True) as echo:
@@ -116,16 +120,16 @@ def round_trip(testbed: Testbed, one: int, other: int) -> float:
 def test_a_flow_gets_the_stated_rate(megabits):
     rate = megabits * 1e6 / 8
     with Testbed(Network((Connection(rate, rate),) * 2)) as testbed:
-        assert flow(testbed, 0, 1, rate) == pytest.approx(rate, rel=0.05)
+        assert gets(testbed, 0, 1, rate)
 
 
 @root
 def test_up_and_down_are_shaped_apart_and_so_is_one_direction_of_one_pair():
     with Testbed(parse("50mbit", 3, ["0:20mbit/8mbit", "1-2:4mbit"])) as testbed:
-        assert flow(testbed, 0, 1, 1e6) == pytest.approx(1e6, rel=0.05)  # 0's up
-        assert flow(testbed, 1, 0, 2.5e6) == pytest.approx(2.5e6, rel=0.05)  # 0's down
-        assert flow(testbed, 1, 2, 5e5) == pytest.approx(5e5, rel=0.05)  # the slow link
-        assert flow(testbed, 2, 1, 6.25e6) == pytest.approx(6.25e6, rel=0.05)  # its other direction
+        assert gets(testbed, 0, 1, 1e6)  # 0's up
+        assert gets(testbed, 1, 0, 2.5e6)  # 0's down
+        assert gets(testbed, 1, 2, 5e5)  # the slow link
+        assert gets(testbed, 2, 1, 6.25e6)  # its other direction
 
 
 @root
@@ -153,10 +157,7 @@ def test_frames_are_late_by_the_stated_latency_and_a_links_own_replaces_it():
 @root
 def test_a_delayed_flow_keeps_its_rate():
     with Testbed(parse("100mbit,5ms", 2)) as testbed:
-        # The relay is a process: what else the machine does can only slow it down, so the best of a few counts.
-        rates = (flow(testbed, 0, 1, 12.5e6) for _ in range(3))
-        best = next((rate for rate in rates if rate == pytest.approx(12.5e6, rel=0.05)), None)
-        assert best is not None
+        assert gets(testbed, 0, 1, 12.5e6)  # also through a relay, which is a process that others slow down
         sent, received = testbed.counters()
         assert 0 <= sent.sent_bytes - received.received_bytes <= 1514  # the last frame may still be on its way
 

@@ -38,7 +38,12 @@ def test_where_all_ask_after_one_step_that_step_is_the_last(size):
 def test_where_one_asks_the_others_take_as_many_steps_as_the_furthest(seed):
     def work(ending, link):
         chance = random.Random(100 * seed + link.rank)
-        return steps_until_the_end(ending, 5 if link.rank == 1 else None, lambda: time.sleep(chance.random() / 200))
+
+        def pace():  # others go first, so many times
+            for _ in range(chance.randrange(50)):
+                time.sleep(0)
+
+        return steps_until_the_end(ending, 5 if link.rank == 1 else None, pace)
 
     ends = together(4, work)
     assert len(set(ends)) == 1

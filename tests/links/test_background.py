@@ -1,7 +1,6 @@
 """The lane: first in, first out, one at a time, and nothing after an error."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -71,27 +70,53 @@ def test_nothing_can_be_started_once_the_lane_is_closed_but_what_was_queued_stil
 
 
 def test_the_time_waited_for_a_result_is_counted_and_what_was_hidden_is_not():
-    meter = Meter()
-    lane, gate = Lane(meter), threading.Event()
-    handle = lane.start(gate.wait, 10)
-    threading.Timer(0.05, gate.set).start()
+    seconds, waited_for, hidden = [0.0], threading.Event(), threading.Event()
+
+    def clock():
+        now = seconds[0]
+        waited_for.set()  # who waits looks at the clock first
+        return now
+
+    def work():
+        assert waited_for.wait(10)
+        seconds[0] += 7.0
+
+    meter = Meter(clock=clock)
+    lane = Lane(meter)
+    handle = lane.start(work)
     handle.result()
-    waited = meter.seconds_waiting
-    assert 0.03 < waited < 5
+    assert meter.seconds_waiting == 7.0
     handle.result()
-    assert meter.seconds_waiting == waited
+    behind = lane.start(work)
+    lane.start(hidden.set)  # begins once what is before it has ended
+    assert hidden.wait(10)
+    behind.result()
+    assert (seconds[0], meter.seconds_waiting) == (14.0, 7.0)
     lane.close()
 
 
 def test_waiting_leaves_out_what_another_thread_compressed_meanwhile():
-    meter = Meter()
-    with meter.waiting():
-        start = time.perf_counter()
+    seconds, begun, waited_for = [0.0], threading.Event(), threading.Event()
+    meter = Meter(clock=lambda: seconds[0])
+
+    def work():
         with meter.compressing():
-            while time.perf_counter() < start + 0.05:
-                pass
-    assert meter.seconds_compressing >= 0.05
-    assert meter.seconds_waiting < 0.04
+            begun.set()
+            assert waited_for.wait(10)
+            seconds[0] += 5.0
+        seconds[0] += 3.0
+        with meter.compressing():
+            seconds[0] += 11.0
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(10)
+    seconds[0] += 2.0  # compressed while nobody waited
+    with meter.waiting():
+        waited_for.set()
+        thread.join()
+    assert meter.seconds_compressing == 2.0 + 5.0 + 11.0
+    assert meter.seconds_waiting == 3.0
 
 
 def test_the_lane_computes_with_as_many_threads_as_its_starter():

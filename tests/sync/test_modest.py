@@ -22,6 +22,7 @@ from laconic.sync.modest_service import read
 from tests.links import workers
 from tests.tiny import batch, close, digest, equal, loss, model, sgd, step, together, weights
 
+COMES = 3.0  # seconds after the others
 QUICK = {"ping_timeout": 1.0, "resend": 0.3, "patience": 3.0}
 
 
@@ -181,29 +182,23 @@ def test_who_leaves_in_good_order_is_released_and_asked_no_more():
 
 
 def test_an_absent_worker_joins_by_its_first_step_and_is_drawn_from_then_on():
-    begin = threading.Event()
-
-    def each(link, sync, number):
-        if sync.rounds >= 6:
-            begin.set()
-
     def work(link):
-        net, method = model(), modest(every=1, sample=2, absent=(4,))
-        if link.rank != 4:
-            return loop(link, method, 60, each, net)
-        sync, seen = attach(net, sgd(net), method, link), []
-        assert begin.wait(30)
-        number = 0
+        net = model()
+        sync, seen = attach(net, sgd(net), modest(every=1, sample=2, absent=(4,)), link), []
+        if link.rank == 4:
+            link.compute(COMES)
         while sync.rounds < 60:
-            step(net, sync, link.rank, number)
-            number += 1
-            seen.append(sync.rounds)
+            link.compute(0.1)
+            step(net, sync, link.rank, len(seen))
+            seen.append((link.now(), sync.rounds))
         sync.finish()
-        return sync, seen
+        return sync.rounds, seen
 
-    *_, (sync, seen) = memory.run(5, work)
-    assert sync.rounds == 60
-    assert seen[0] >= 6  # its first step waited until it was asked, in a round after it came
+    *others, (rounds, seen) = simulated.run(parse("100mbit,20ms", 5), work)
+    before = max(ended for _, told in others for now, ended in told if now < COMES)
+    assert before >= 6
+    assert rounds == 60
+    assert seen[0][1] >= before  # its first step waited until it was asked, in a round after it came
     assert len(seen) > 5
 
 
@@ -339,6 +334,7 @@ def test_what_a_peer_says_is_checked_before_anything_is_done_with_it(message, sa
 
 
 DOOM = 250  # a channel
+PATIENCE = 100.0  # of the test, and of who waits for its end
 
 
 def killed(kind, doomed, at, rounds):
@@ -353,7 +349,7 @@ def killed(kind, doomed, at, rounds):
             told.append([link.send([Packet({})], rank, DOOM) for rank in doomed])
 
     def die():
-        link.recv_any([0], 60, DOOM)
+        link.recv_any([0], PATIENCE, DOOM)
         os.kill(os.getpid(), signal.SIGKILL)
 
     if link.rank in doomed:
@@ -369,7 +365,7 @@ def killed(kind, doomed, at, rounds):
 @pytest.mark.processes
 @pytest.mark.parametrize("kind", ["tcp", "process_group"])
 def test_eight_of_ten_processes_are_killed_in_mid_run_and_training_goes_on(kind):
-    answers = workers.run(10, killed, kind, tuple(range(2, 10)), 10, 60, patience=100.0)
+    answers = workers.run(10, killed, kind, tuple(range(2, 10)), 10, 60, patience=PATIENCE)
     assert answers[2:] == [("died",)] * 8
     for rounds, learnt in workers.fine(answers[:2]):
         assert rounds == 60
