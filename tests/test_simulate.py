@@ -155,8 +155,7 @@ def test_an_interruption_ends_all_workers_after_the_same_step(simulated_run, tmp
 
 def test_a_worker_that_fails_is_named_with_its_step(simulated_run, tmp_path):
     (tmp_path / "failing.py").write_text(
-        (tmp_path / "x").with_name("x").name
-        and "from tests.mine import *\nfrom tests import mine\n"
+        "from tests.mine import *\nfrom tests import mine\n"
         "def batches(split, worker, workers, seed):\n"
         "    for n, batch in enumerate(mine.batches(split, worker, workers, seed)):\n"
         "        if split == 'train' and worker == 1 and n == 4:\n"

@@ -17,7 +17,7 @@ UNEVEN = "0>1,1>2,2>3,3>0,0>2"
 QUIET = 150  # rounds at the end in which no message is lost
 
 
-def together(size, rounds, build, each=lambda state: None, dims=30):
+def together(size, rounds, build, dims=30):
     start = torch.randn(size, dims, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
 
     def work(link):

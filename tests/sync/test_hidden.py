@@ -9,7 +9,7 @@ from laconic.links import simulated
 from laconic.links.network import parse
 from laconic.sync import co2, diloco, local_steps, noloco, slowmo, streaming
 
-STEPS = 25  # of a second each, all seven rounds of three in them
+STEPS = 25  # of a second each, five rounds of five in them
 
 
 def seconds(method, latency, workers=2, link="1gbit"):
