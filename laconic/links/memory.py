@@ -1,4 +1,4 @@
-"""All workers in one process, a thread each: for tests, and for pricing a method without data."""
+"""All workers in one process, a thread each: for tests, and for a rehearsal before a run."""
 
 from __future__ import annotations
 
