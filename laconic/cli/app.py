@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from laconic.errors import ConfigError
+from laconic.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
     from laconic.recipe import Recipe
 
 DEFAULT_SECONDS = 30.0
+MOST_PRICED = 2048  # workers, each a thread: as many as are simulated
 HELP = """Train neural networks over links that are slow, uneven or failing, and see which way of communicating pays.
 
 \b
@@ -163,7 +164,7 @@ def train(
         "links": tuple(link_of or ()),
         "slow": tuple(slow or ()),
         "on": _place(context, on, simulate),
-        "cluster": _cluster(cluster),
+        "cluster": cluster,
         "flops": _flops(flops),
         "step_seconds": step_seconds,
         "seed": seed,
@@ -211,7 +212,8 @@ def train(
     _say(f"{plan.workload}: {parameters:,} parameters, {plan.workers} workers, {plan.method}, into {folder}")
     try:
         with following(plan) as watch:
-            launch(plan, folder, watch(plan.method), port=port, command=_command(), resume=resume is not None)
+            whole = _anywhere(plan)
+            launch(whole, folder, watch(plan.method), port=port, command=_command(), resume=resume is not None)
     except KeyboardInterrupt:
         _say(interrupted(folder, plan.workers))
         raise typer.Exit(130) from None
@@ -303,7 +305,7 @@ def compare(
         links=tuple(link_of or ()),
         slow=tuple(slow or ()),
         on=_place(context, on, simulate),
-        cluster=_cluster(cluster),
+        cluster=cluster,
         flops=_flops(flops),
         step_seconds=step_seconds,
         seconds=seconds if seconds is not None or tokens is not None else DEFAULT_SECONDS,
@@ -319,7 +321,7 @@ def compare(
     try:
         # The ideal is measured before all ways, and again after each seed's.
         with following(plan, as_json, len(chosen) * seeds + seeds + 1) as watch:
-            comparison = run_comparison(plan, chosen, folder, watch, say, _command(), seeds)
+            comparison = run_comparison(_anywhere(plan), chosen, folder, watch, say, _command(), seeds)
     except KeyboardInterrupt:
         _interrupted(folder)
     _show(comparison, folder, as_json)
@@ -341,10 +343,11 @@ def _interrupted(folder: Path) -> NoReturn:
 def _show(comparison: dict[str, Any], folder: Path, as_json: bool) -> None:
     """Print a comparison; ways that failed are told last, with exit status 2."""
     if as_json:
+        from laconic.bench import units
         from laconic.bench.report import write_report
 
         write_report([folder])
-        typer.echo(json.dumps(comparison, indent=1))
+        typer.echo(json.dumps(units.strict(comparison), indent=1, allow_nan=False))
     else:
         from rich.console import Console
 
@@ -355,8 +358,6 @@ def _show(comparison: dict[str, Any], folder: Path, as_json: bool) -> None:
         console.print(comparison["verdict"], highlight=False)
         _finish(folder)
     if comparison["failed"]:
-        from laconic.launch import RunFailed
-
         raise RunFailed("; ".join(comparison["failed"]))
 
 
@@ -382,8 +383,8 @@ def methods(
 
     if name is None and set_:
         raise ConfigError(f"methods: --set {set_[0]} is a setting of one method; name it")
-    if workers < 1:
-        raise ConfigError(f"methods: --workers must be at least 1, got {workers}")
+    if not 1 <= workers <= MOST_PRICED:
+        raise ConfigError(f"methods: --workers must be from 1 to {MOST_PRICED}, got {workers}")
     if not 1 <= parameters <= 1e18:
         raise ConfigError(f"methods: --params is a number of parameters, from 1 to 1e18, got {parameters:g}")
     _say(listing() if name is None else describe(name, int(parameters), workers, read_settings(set_ or [])))
@@ -495,9 +496,14 @@ def _place(context: typer.Context, on: str, simulate: bool) -> str:
     return "simulated" if simulate else on
 
 
-def _cluster(name: str) -> str:
-    """A shipped cluster's name, or a file's whole path, so that the run can be resumed from elsewhere."""
-    return str(Path(name).absolute()) if name.endswith(".toml") or "/" in name else name
+def _anywhere(plan: Recipe) -> Recipe:
+    """A plan that names its files by their whole paths, so that its run can be resumed from elsewhere."""
+    return plan.replace(workload=_whole(plan.workload, ".py"), cluster=_whole(plan.cluster, ".toml"))
+
+
+def _whole(name: str, ending: str) -> str:
+    """The whole path of a file; the name of what is built in as it is."""
+    return str(Path(name).expanduser().absolute()) if name.endswith(ending) or "/" in name else name
 
 
 def _flops(text: str | None) -> float | None:
@@ -539,7 +545,7 @@ def _resumed(folder: Path, ends: dict[str, Any]) -> Recipe:
     come = progress(folder, step) | {"steps": step}
     for name in ends:
         end = getattr(plan, name)
-        if end is not None and come[name] >= end:
+        if end is not None and come[name] >= end and (folder / "summary.json").exists():
             raise ConfigError(
                 f"--resume {folder}: the run has reached its end ({come[name]:,.6g} of {end:,.6g} {name}); "
                 f"to go on, say a later one with --{name}"
