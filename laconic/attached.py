@@ -24,9 +24,9 @@ from laconic.links import memory
 from laconic.links.background import Handle
 from laconic.links.base import Link
 from laconic.methods import build
-from laconic.packet import Packet
+from laconic.packet import CODES, Packet
 from laconic.parallel.shards import Shard, check_peers, local, local_state, norm, shard_of, whole, whole_state
-from laconic.state import freeze, like, thaw
+from laconic.state import freeze, like, placed, thaw
 from laconic.sync.base import Sync, Updates, among
 
 FIRST_BUCKET = 1 << 20  # bytes; small, so that the first exchange starts early
@@ -61,8 +61,9 @@ def attach(
     """Train ``model`` together with the other workers of ``link``, by ``method``.
 
     ``method`` is the name of one (``laconic methods`` lists them; ``settings`` change its defaults), a nesting, or the
-    path of a recipe (``.toml``). Without a link, torchrun's environment gives one over torch's process group. ``clip``
-    bounds the norm of the gradient that the optimizer steps with. All workers start from rank 0's weights.
+    path of a recipe (``.toml``), of which method, settings, seed and clip are taken. Without a link, torchrun's
+    environment gives one over torch's process group. ``clip`` bounds the norm of the gradient that the optimizer steps
+    with. All workers start from rank 0's weights.
 
     In the loop: ``loss.backward()``, then ``sync.step()`` in the optimizer's place::
 
@@ -75,10 +76,11 @@ def attach(
     Raises: ConfigError, ClashError: what cannot be trained so, each with a sentence.
     """
     if isinstance(method, str) and method.endswith(".toml"):
-        from laconic.recipe import read_recipe
+        from laconic.recipe import read_recipe, seeded
 
         recipe = read_recipe(method)
-        method, settings = recipe.method, recipe.settings | settings
+        method, settings = recipe.method, seeded(recipe) | settings
+        clip = recipe.clip if clip is None else clip
     sync = build(method, settings)
     if link is None:
         from laconic.links.process_group import process_group
@@ -127,7 +129,8 @@ class Attached:
                 "measure another; use a method whose workers all do the same"
             )
         link.in_turn(_same_start, named, sync, link, self.shard)
-        link.in_turn(link.broadcast, [local(p).detach() for p in (*model.parameters(), *model.buffers())])
+        held = (*model.named_parameters(), *model.named_buffers())
+        link.in_turn(link.broadcast, [_as_sent(name, local(p).detach()) for name, p in held])
         self._state = (
             sync.init({n: local(p) for n, p in named.items()}) if sync.after_step or not sync.by_bucket else None
         )
@@ -347,6 +350,7 @@ class Attached:
             "size": self.link.size,
             "rates": self._rates,
             "shard": None if self.shard is None else self.shard.digest,
+            "stepping": self._stepping(),
             "optimizer": local_state(self.optimizer.state_dict()),
             "skeleton": skeleton,
             "tensors": tensors,
@@ -359,6 +363,7 @@ class Attached:
         """
         here = {"format": FORMAT, "method": self.sync.name, "rank": self.link.rank, "size": self.link.size}
         here["shard"] = None if self.shard is None else self.shard.digest
+        here["stepping"] = self._stepping()
         for key, value in here.items():
             if saved.get(key) != value:
                 raise ConfigError(f"load_state_dict: the saved {key} is {saved.get(key)!r}, here it is {value!r}")
@@ -366,15 +371,22 @@ class Attached:
         parts = thaw(saved["skeleton"], tensors)
         if not isinstance(parts, dict) or set(parts) != {"sync", "buckets"}:
             raise PacketError("load_state_dict: the saved state has no parts 'sync' and 'buckets'")
-        like([self._state, [b.state for b in self._buckets]], [parts["sync"], parts["buckets"]])
+        old, new = [self._state, [b.state for b in self._buckets]], [parts["sync"], parts["buckets"]]
+        like(old, new)
+        state, buckets = placed(old, new, local(self.params[0]).device)
         order = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.load_state_dict(whole_state(saved["optimizer"], order))
         rates = saved.get("rates")
         known = isinstance(rates, list) and len(rates) == len(self.optimizer.param_groups)
         self._rates = [float(rate) for rate in rates] if known else self._rates_now()  # type: ignore[union-attr]
-        self._state = parts["sync"]
-        for bucket, state in zip(self._buckets, parts["buckets"], strict=True):
-            bucket.state = state
+        self._state = state
+        for bucket, own in zip(self._buckets, buckets, strict=True):
+            bucket.state = own
+
+    def _stepping(self) -> str:
+        """The optimizer's kind and groups, whose state fits no other."""
+        sizes = [len(group["params"]) for group in self.optimizer.param_groups]
+        return f"{type(self.optimizer).__name__} of {sizes} parameters"
 
     # -- learning rates --------------------------------------------------------------------------------------
 
@@ -645,6 +657,17 @@ def _same_start(named: dict[str, Tensor], sync: Sync, link: Link, shard: Shard |
                 f"attach: worker {rank} trains by {message[0].header.get('method')}, worker {link.rank} by {sync.name}"
             )
     check_peers(shard, [message[0].header for message in heard], link.rank)
+
+
+def _as_sent(name: str, tensor: Tensor) -> Tensor:
+    """The tensor, or a view of its bytes where the wire has no code for its dtype: a complex buffer, say."""
+    if tensor.dtype in CODES:
+        return tensor
+    if not tensor.is_contiguous():
+        raise ConfigError(
+            f"attach: {name} is {tensor.dtype} and not contiguous, so it cannot be sent; make it contiguous"
+        )
+    return tensor.view(-1).view(torch.uint8)
 
 
 def nan_check(loss: float, rank: int, step: int, model: nn.Module) -> None:

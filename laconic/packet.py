@@ -27,7 +27,7 @@ FRAME = struct.Struct("<4sHHIIQ")  # magic, version, reserved, number of packets
 ALIGN = 8  # every tensor starts on a multiple of this, so that it can be read where it lies
 MAX_MESSAGE = 1 << 36
 
-DIGITS = 19  # of a whole number in a header: what 64 bits hold
+DIGITS = 300  # of a whole number in a header: such a number is a finite float too
 DTYPES = {
     "f64": torch.float64,
     "f32": torch.float32,
@@ -207,7 +207,7 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if len(text) > DIGITS:  # else what computes with it as a float overflows
+    if len(text.lstrip("-")) > DIGITS:  # else what computes with it as a float overflows
         raise ValueError(f"{text[:DIGITS]}… has more digits than a header's number may")
     return int(text)
 

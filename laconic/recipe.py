@@ -24,7 +24,7 @@ from typing import Any
 
 from laconic.drag import factors
 from laconic.errors import ConfigError, unknown
-from laconic.links.network import Connection, Network, of_cluster, parse
+from laconic.links.network import Connection, Network, check_workers, of_cluster, parse
 from laconic.methods import METHODS, build
 from laconic.nesting import number
 from laconic.plan.cluster import read_cluster
@@ -101,8 +101,7 @@ class Recipe:
 
         Raises: ConfigError, ClashError.
         """
-        if self.workers < 1:
-            raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        check_workers(self.workers)
         if self.on not in PLACES:
             raise unknown("place for --on", self.on, PLACES)
         given = (("seconds", self.seconds), ("tokens", self.tokens), ("steps", self.steps))
@@ -144,12 +143,17 @@ class Recipe:
             raise ConfigError(f"flops must be from 1e6 to 1e18 operations a second, got {self.flops:g}; write 20gflops")
         if self.cluster and self.link:
             raise ConfigError(f"cluster={self.cluster!r} and link={self.link!r} both say what the links are; give one")
+        if self.cluster and self.links:
+            raise ConfigError(
+                f"cluster={self.cluster!r} says what every link is, and link-of {self.links[0]} what one is; "
+                "leave it out, or change the cluster's file"
+            )
         if self.cluster and self.on not in ("paced", SIMULATED):
             raise ConfigError(f"cluster={self.cluster!r} needs on=simulated or on=paced; on={self.on} cannot make it")
 
     def network(self) -> Network:
         """The network that ``link`` and ``links``, or ``cluster`` describe; without them, one without limits."""
-        if self.cluster and not self.links:
+        if self.cluster:
             return of_cluster(read_cluster(self.cluster), self.workers)
         if self.links and not self.link:
             raise ConfigError(f"link-of {self.links[0]} sets one apart; say the others' with link, such as 100mbit")
@@ -178,6 +182,12 @@ class Recipe:
             if content:
                 lines += ["", f"[{table}]", *(_entry(k, v) for k, v in content.items())]
         return "\n".join(lines) + "\n"
+
+
+def seeded(recipe: Recipe) -> dict[str, Any]:
+    """The method's settings, with the run's seed where a method draws and none was set: who meets whom, say."""
+    drawn = recipe.method in METHODS and "seed" in METHODS[recipe.method].defaults
+    return ({"seed": recipe.seed} if drawn else {}) | recipe.settings
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from laconic.errors import ConfigError, PacketError
@@ -50,11 +51,16 @@ def freeze(value: Any) -> tuple[Any, dict[str, Tensor]]:
 
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
-            tensors[path] = value.detach()
-            return {"tensor": path}
+            name = path if path not in tensors else f"{path}#{len(tensors)}"  # keys may look like paths
+            tensors[name] = value.detach()
+            return {"tensor": name}
         if value is None or isinstance(value, bool | int | float | str):
             return {"value": value}
         if isinstance(value, dict):
+            if strange := [key for key in value if type(key) not in KEYS]:
+                raise ConfigError(
+                    f"checkpoint: {path} has the key {strange[0]!r}, which would not be read back; use text"
+                )
             return {"dict": [[key, walk(item, f"{path}.{key}")] for key, item in value.items()]}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             if type(value).__name__ not in _KINDS:
@@ -62,7 +68,11 @@ def freeze(value: Any) -> tuple[Any, dict[str, Tensor]]:
             fields = value._asdict().items()  # type: ignore[attr-defined]
             return {"kind": type(value).__name__, "fields": {k: walk(v, f"{path}.{k}") for k, v in fields}}
         if isinstance(value, list | tuple):
-            return {type(value).__name__: [walk(item, f"{path}.{i}") for i, item in enumerate(value)]}
+            return {
+                "list" if isinstance(value, list) else "tuple": [
+                    walk(item, f"{path}.{i}") for i, item in enumerate(value)
+                ]
+            }
         if getattr(value, "transient", False):
             return {"value": None}
         raise ConfigError(
@@ -120,6 +130,20 @@ def like(old: Any, new: Any, path: str = "state") -> None:
                 _tensors_or_none(a, b, f"{path}.{name}")
             else:
                 like(a, b, f"{path}.{name}")
+
+
+def placed(old: Any, new: Any, device: torch.device) -> Any:
+    """``new``, which is :func:`like` ``old``, with each tensor where ``old`` has its own, or else on ``device``."""
+    if isinstance(new, Tensor):
+        return new.to(old.device if isinstance(old, Tensor) else device)
+    if isinstance(new, dict):
+        before = old if isinstance(old, dict) else {}
+        return {key: placed(before.get(key), item, device) for key, item in new.items()}
+    if isinstance(new, list | tuple):
+        alike = isinstance(old, list | tuple) and len(old) == len(new)
+        items = [placed(a, b, device) for a, b in zip(old if alike else [None] * len(new), new, strict=True)]
+        return type(new)(*items) if hasattr(new, "_fields") else type(new)(items)
+    return new
 
 
 def _tensors_or_none(old: list[Any], new: Any, path: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from laconic import __version__, merging
 from laconic.attached import Attached, nan_check
+from laconic.bench.units import strict
 from laconic.drag import Drag, factors
 from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
 from laconic.fault import checkpoint, points, randomness
@@ -30,9 +33,9 @@ from laconic.links.base import Link
 from laconic.links.paced import PacedLink
 from laconic.links.process_group import process_group
 from laconic.links.rendezvous import rendezvous
-from laconic.methods import METHODS, build
+from laconic.methods import build
 from laconic.pace import Pace
-from laconic.recipe import Recipe, read_recipe
+from laconic.recipe import Recipe, read_recipe, seeded
 from laconic.sync.base import Sync
 from laconic.workloads import Workload, load
 from laconic.workloads.recut import Recut
@@ -62,18 +65,26 @@ def main(folder: str) -> int:
 
 
 def note_error(run: Path, rank: int, error: BaseException) -> None:
-    """Write down what ended a worker, for whoever started the run to tell; called where the error is caught."""
+    """Write down what ended a worker, for whoever started the run to tell; called where the error is caught.
+
+    Where the disk is full it may be told to nobody, but that is no reason not to end.
+    """
+    message = str(error) if isinstance(error, LaconicError) else _told(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"worker {rank}: {run}: cannot be written: {error.strerror}; make room, and go on by --resume"
     record = {
         "rank": rank,
         "kind": type(error).__name__,
-        "message": str(error) if isinstance(error, LaconicError) else _told(error),
+        "message": message,
         "peer": isinstance(error, PeerError),
         "time": time.time(),
         "trace": traceback.format_exc(),
     }
-    (run / f"error-{rank}.json").write_text(json.dumps(record))
-    sys.stderr.write(str(record["trace"]))
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        (run / f"error-{rank}.json").write_text(json.dumps(record))
+    with contextlib.suppress(OSError):
+        sys.stderr.write(str(record["trace"]))
+        sys.stderr.flush()
 
 
 class Worker:
@@ -111,13 +122,15 @@ class Worker:
         self.before: dict[str, float] = {}  # what the meter showed when earlier parts of this run ended
         self.idle: dict[str, float] = {}  # what it shows when training begins: the first weights are not the method's
         self.points: list[dict[str, Any]] = []
+        self.measured = -1  # the last step of an earlier part whose held-out loss is known
+        self.metrics = run / ("metrics.jsonl" if self.rank == 0 else f"metrics-{self.rank}.jsonl")
         self.trained: dict[str, float] = {}
         self.apart: list[dict[str, Tensor]] = []  # this worker's weights and everyone's mean, where they differ
         self.judged: dict[str, float] = {}
         resumed = checkpoint.newest(run, self.size)
         if resumed is not None:
             self._resume(resumed)
-        self.ending = _ending(recipe, self.rank, self.size) if ending is None else ending
+        self.ending = _ending(recipe, self.link) if ending is None else ending
 
     def run(self) -> None:
         """Train until the recipe's end, then measure what was reached."""
@@ -126,7 +139,7 @@ class Worker:
             for name in ("SIGTERM", "SIGINT"):
                 signal.signal(getattr(signal, name), lambda *_: self.ending.ask("interrupted"))
             ready.write_text(str(os.getpid()))
-        losses = self._train()
+        self._train()
         self.attached.drain()
         self.trained = self._meter()
         self.link.barrier()
@@ -136,7 +149,7 @@ class Worker:
             self._finish()
             self._judge()
         final = None if self.ending.reason == "interrupted" else self._evaluate()
-        self._summarise(losses, final)
+        self._summarise(final)
         if self.rank == 0:  # all have saved by now
             checkpoint.tidy(self.folder, self.size)
         self.attached.detach()
@@ -147,14 +160,12 @@ class Worker:
 
     # -- training --------------------------------------------------------------------------------------------
 
-    def _train(self) -> list[float]:
-        sync, mine = self.attached, self.rank
+    def _train(self) -> None:
+        sync = self.attached
         batches = self._batches()
         snapshots = self._schedule()
-        losses: list[float] = []
-        name = "metrics.jsonl" if mine == 0 else f"metrics-{mine}.jsonl"
         self.link.barrier()
-        with open(self.folder / name, "a", buffering=1 << 16) as metrics:
+        with open(self.metrics, "a", buffering=1 << 16) as metrics:
             start, flushed = self.link.now(), time.monotonic()
             self.idle = self.link.meter.reading()
             if self.step and self._done():
@@ -167,7 +178,6 @@ class Worker:
                 self.step += 1
                 self._count(self.workload.tokens(batch), share)
                 self.seconds = self.spent + self.link.now() - start
-                losses.append(value)
                 self._record(metrics, value)
                 if snapshots and self._reached(snapshots[0]):
                     while snapshots and self._reached(snapshots[0]):
@@ -180,9 +190,8 @@ class Worker:
                     flushed = time.monotonic()
                 if self._due():
                     self._save()
-        if not self.points or self.points[-1]["step"] != self.step:
+        if (self.points[-1]["step"] if self.points else self.measured) != self.step:
             self._snapshot()
-        return losses
 
     def _finish(self) -> None:
         """What the method does once after the last step; its seconds and bytes are the run's."""
@@ -337,6 +346,7 @@ class Worker:
             return value
         found = self.attached.step(lambda: self._loss(batch))
         assert found is not None
+        nan_check(found, self.rank, self.step + 1, self.model)
         return found
 
     def _gradients(self, batch: Any) -> float:
@@ -400,10 +410,10 @@ class Worker:
                 self._put(point.pop("weights"))
                 out.write(json.dumps(point | {"eval_loss": self._held_out(curve)}) + "\n")
                 out.flush()
-        points.forget(self.folder)
         final = self._held_out(batches)
         if self.step:
             nan_check(final, self.rank, self.step, self.model)  # the last step's own loss was taken before it
+        points.forget(self.folder)
         self.model.load_state_dict(state)
         return final
 
@@ -424,8 +434,9 @@ class Worker:
         self.model.train()
         return sum(n * v for n, v in zip(counts, values, strict=True)) / sum(counts)
 
-    def _summarise(self, losses: list[float], final: float | None) -> None:
-        recent = losses[-max(1, len(losses) // 20) :]
+    def _summarise(self, final: float | None) -> None:
+        lines = self.metrics.read_text().splitlines()  # of all parts of this run
+        recent = [json.loads(line)["loss"] for line in lines[-max(1, len(lines) // 20) :]]
         counts = self.trained
         mine = {"loss": sum(recent) / len(recent) if recent else math.nan} | self._split(counts)
         mine |= {"bytes_out": int(counts["bytes_out"]), "messages_out": int(counts["messages_out"])}
@@ -455,6 +466,7 @@ class Worker:
             **(self._apartness(mean) if self.judged else {}),
             "bytes_out": round(mean["bytes_out"]),
             "messages_out": round(mean["messages_out"]),
+            "bytes_exact": self.link.exact,
             **{key: mean[key] for key in ("seconds_computing", "seconds_compressing", "seconds_waiting")},
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **({"worker_steps": [w["steps"] for w in everyone]} if self.uneven else {}),
@@ -464,7 +476,7 @@ class Worker:
             "command": os.environ.get("LACONIC_COMMAND", ""),
             "stopped": None if self.ending.reason in ("done", None) else self.ending.reason,
         }
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        (self.folder / "summary.json").write_text(json.dumps(strict(summary), indent=1, allow_nan=False))
 
     def _apartness(self, mean: dict[str, float]) -> dict[str, float]:
         """What the workers' own weights are worth on average, what their mean is, and how far they are from it."""
@@ -483,7 +495,7 @@ class Worker:
         progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "meter": meter}
         progress |= {"own": self.own, "drawn": self.recut.taken}
         self.saved = int(self.steps)  # where workers take unequal steps, a mark that all of them know
-        if self.rank == 0 and self.ending.reason != "done":
+        if self.rank == 0:
             points.keep(self.folder, self.points)
         checkpoint.save(self.folder, self.saved, self.model, self.attached, progress)
 
@@ -494,17 +506,12 @@ class Worker:
         self.saved, self.rounds = saved, self.attached.rounds if self.uneven else 0
         self.seconds = self.spent = progress["seconds"]
         self.before = progress["meter"]
-        name = "metrics.jsonl" if self.rank == 0 else f"metrics-{self.rank}.jsonl"
-        _cut_after(self.folder / name, step)
+        _cut_after(self.metrics, step)
         if self.rank == 0:
             _cut_after(self.folder / "evals.jsonl", step)
-            self.points = points.kept(self.folder, step, _steps(self.folder / "evals.jsonl"))
-
-
-def seeded(recipe: Recipe) -> dict[str, Any]:
-    """The method's settings, with the run's seed where a method draws and none was set: who meets whom, say."""
-    drawn = recipe.method in METHODS and "seed" in METHODS[recipe.method].defaults
-    return ({"seed": recipe.seed} if drawn else {}) | recipe.settings
+            measured = _steps(self.folder / "evals.jsonl")
+            self.measured = max(measured, default=-1)
+            self.points = points.kept(self.folder, step, measured)
 
 
 def own_seed(seed: int, rank: int) -> int:
@@ -564,9 +571,9 @@ def _link(recipe: Recipe) -> Link:
     return process_group(timeout=recipe.timeout)
 
 
-def _ending(recipe: Recipe, rank: int, size: int) -> Ending:
-    asking, waiting = (rendezvous(recipe.timeout, "ending")[2] if size > 1 else None for _ in range(2))
-    return Ending(asking, waiting, rank, size)
+def _ending(recipe: Recipe, link: Link) -> Ending:
+    asking, waiting = (rendezvous(recipe.timeout, "ending")[2] if link.size > 1 else None for _ in range(2))
+    return Ending(asking, waiting, link.rank, link.size, link.gone, recipe.timeout)
 
 
 def set_learning(optimizer: torch.optim.Optimizer, sync: Sync, lr: float | None = None) -> None:

@@ -225,6 +225,42 @@ def test_the_state_of_another_method_or_worker_is_refused(key, value, says):
     memory.run(1, work)
 
 
+def test_the_state_of_another_optimizer_is_refused():
+    def work(link):
+        saved = attach(net := model(), sgd(net), "diloco", link).state_dict()
+        adam = lambda net: torch.optim.AdamW(net.parameters())  # noqa: E731
+        halves = lambda net: torch.optim.SGD([{"params": [p]} for p in net.parameters()], lr=0.1)  # noqa: E731
+        for other, says in ((adam, "here it is 'AdamW of"), (halves, "SGD of \\[1, 1")):
+            with pytest.raises(ConfigError, match=says):
+                attach(net := model(), other(net), "diloco", link).load_state_dict(saved)
+
+    memory.run(1, work)
+
+
+def test_a_buffer_that_the_wire_has_no_code_for_is_sent_as_its_bytes():
+    def work(link):
+        net = model()
+        net.register_buffer("turns", torch.full((2, 3), link.rank + 1j))
+        net.register_buffer("one", torch.tensor(link.rank, dtype=torch.uint16))
+        attach(net, sgd(net), "ddp", link)
+        return net.turns, net.one
+
+    for turns, one in memory.run(2, work):
+        assert torch.equal(turns, torch.full((2, 3), 1j))
+        assert int(one) == 0
+
+
+def test_a_recipe_gives_its_clip_and_its_seed_too(tmp_path):
+    (tmp_path / "r.toml").write_text('workload = "adult"\nmethod = "noloco"\nclip = 0.5\nseed = 7\n')
+
+    def work(link):
+        sync = attach(net := model(), sgd(net), str(tmp_path / "r.toml"), link)
+        own = attach(net := model(), sgd(net), str(tmp_path / "r.toml"), link, clip=2.0)
+        return sync.clip, own.clip, sync.sync.name == build("noloco", {"seed": 7}).name
+
+    assert memory.run(1, work) == [(0.5, 2.0, True)]
+
+
 def test_a_damaged_state_is_refused_and_nothing_has_changed():
     def work(link):
         net = model()

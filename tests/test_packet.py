@@ -238,6 +238,13 @@ def test_any_json_in_the_header_is_refused_or_decodes(header, layout):
     refused_or_read(sealed(body_of([header, layout], bytes(32))))
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_whole_number_that_no_float_holds_is_refused(sign):
+    assert from_bytes(to_bytes([Packet({}, {"n": int(f"{sign}{2**62}")})]))[0].header == {"n": int(f"{sign}{2**62}")}
+    with pytest.raises(PacketError, match="more digits than"):
+        from_bytes(to_bytes([Packet({}, {"n": int(f"{sign}1{'0' * 400}")})]))
+
+
 def test_a_shape_is_checked_before_anything_is_allocated_for_it():
     packet = Packet({}, {"shape": [1 << 40]})
     with pytest.raises(PacketError, match="the tensor here has"):

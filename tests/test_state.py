@@ -8,7 +8,7 @@ import torch
 
 from laconic.compress.error_feedback import ErrorFeedbackState
 from laconic.errors import ConfigError, PacketError
-from laconic.state import checkpointed, freeze, like, thaw
+from laconic.state import checkpointed, freeze, like, placed, thaw
 from laconic.sync.rounds import Flight
 
 
@@ -50,6 +50,34 @@ def test_a_kind_that_could_not_be_read_back_is_refused_when_it_is_written():
 def test_a_part_that_json_has_no_word_for_is_refused_and_not_left_out(part):
     with pytest.raises(ConfigError, match=r"checkpoint: state\.groups\.1 is a .*cannot hold"):
         freeze({"groups": [0.1, part]})
+
+
+def test_what_is_a_list_or_a_tuple_by_another_name_comes_back_as_one():
+    skeleton, tensors = freeze([torch.Size([2, 3]), torch.zeros(2)])
+    assert thaw(json.loads(json.dumps(skeleton)), tensors)[0] == (2, 3)
+
+
+def test_a_key_that_would_not_be_read_back_is_refused_when_it_is_written():
+    with pytest.raises(ConfigError, match=r"state\.seen has the key \(1, 2\)"):
+        freeze({"seen": {(1, 2): 3}})
+
+
+def test_tensors_whose_keys_spell_one_path_are_both_kept():
+    state = {"a": {"b": torch.zeros(1)}, "a.b": torch.ones(2), 0: torch.ones(3), "0": torch.ones(4)}
+    skeleton, tensors = freeze(state)
+    back = thaw(json.loads(json.dumps(skeleton)), tensors)
+    assert [len(back["a"]["b"]), len(back["a.b"]), len(back[0]), len(back["0"])] == [1, 2, 3, 4]
+
+
+def test_each_tensor_is_put_where_the_old_one_was_or_else_where_the_parameters_are():
+    gpu, cpu = torch.zeros(2, device="meta"), torch.zeros(2)
+    old = [ErrorFeedbackState(gpu, (cpu, [gpu])), None, {"a": cpu}]
+    new = [ErrorFeedbackState(cpu, (cpu, [cpu])), (cpu, 3), {"a": cpu, "b": cpu}]
+    found = placed(old, new, torch.device("meta"))
+    (residual, (own, (last,))), (later, number), held = found
+    assert [t.device.type for t in (residual, own, last, later)] == ["meta", "cpu", "meta", "meta"]
+    assert (number, held["a"].device.type, held["b"].device.type) == (3, "cpu", "meta")
+    assert type(found[0]) is ErrorFeedbackState
 
 
 def test_two_kinds_of_one_name_are_refused():

@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from laconic.bench import units
 from laconic.bench.runs import read_lines, read_object
-from laconic.bench.testbed import TestbedError
 from laconic.bench.verdict import Result, conclude, plain
 from laconic.bench.ways import Told, Way, about, divided, fit
-from laconic.errors import ConfigError
+from laconic.errors import ConfigError, RunFailed, TestbedError
 from laconic.fault.checkpoint import newest
-from laconic.launch import RunFailed, Watch, check_room, launch, prepare
+from laconic.launch import Watch, check_room, launch, prepare
 from laconic.recipe import SIMULATED, Recipe, read_recipe
 from laconic.workloads import load
 
@@ -204,11 +204,11 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
     comparison = conclude(plan.recipe, results, measured([_paces(run) for run in ideals if _finished(run)]))
     wanted = plan.ways[plain(plan.ways)].name
     if not unfinished and wanted != comparison["plain"]:
-        instead = f"{wanted}, which the others were to be held against, did not finish; {comparison['plain']} stands in."
-        comparison["verdict"] = f"{instead} {comparison['verdict']}"
+        instead = f"did not finish; {comparison['plain']} stands in."
+        comparison["verdict"] = f"{wanted}, which the others were to be held against, {instead} {comparison['verdict']}"
     comparison |= {"unfinished": unfinished, "failed": list(failed.values())}
     path = plan.folder / "comparison.json"
-    path.with_suffix(".part").write_text(json.dumps(comparison, indent=1))
+    path.with_suffix(".part").write_text(json.dumps(units.strict(comparison), indent=1, allow_nan=False))
     path.with_suffix(".part").rename(path)
     return comparison
 

@@ -8,6 +8,7 @@ terminal or a page. All of them take anything a JSON file may hold: what is no n
 from __future__ import annotations
 
 import math
+from typing import Any
 
 NOTHING = "–"
 DECIMAL = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -22,6 +23,15 @@ def number(value: object) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def strict(value: Any) -> Any:
+    """``value`` as strict JSON can hold it: what is no finite number is None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    return [strict(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def size(nbytes: object) -> str:

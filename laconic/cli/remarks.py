@@ -29,6 +29,8 @@ def remarks(folder: Path, recipe: Recipe) -> list[str]:
             f"The workers' own weights end with a held-out loss of {units.loss(summary['local_loss'])} on average, and "
             f"their mean has {units.loss(summary['merged_loss'])}; they differ by {summary['weight_std']:.2g} (rms)."
         ]
+    if not summary.get("bytes_exact", True):
+        apart.append("Bytes of sums are reckoned as a ring's: what this backend sends cannot be counted here.")
     waited = summary["seconds_waiting"] / max(summary["seconds"], 1e-9)
     if waited <= MUCH_WAITING:
         return apart

@@ -108,7 +108,7 @@ def _hear(message: Message, source: int, into: Holding, like: Tensors, compresso
     """Note what a neighbour says in ``into``, whose dictionaries are this round's own."""
     header: dict[str, Any] = message[0].header if message else {}
     degree, passed = header.get("degree"), header.get("passed")
-    if type(degree) is not int or not 1 <= degree < link.size or not _numbers(passed):
+    if type(degree) is not int or not 1 <= degree < link.size or not isinstance(passed, list) or not _whole(passed):
         raise PacketError(f"worker {source} sent {str(header)[:80]}, wanted its number of neighbours and its notes")
     token = _opened(message, source, len(into.epochs), like, compressor, link) if len(message) > 1 else None
     into.degrees[source] = degree
@@ -121,8 +121,8 @@ def _hear(message: Message, source: int, into: Holding, like: Tensors, compresso
         into.epochs[token.number] = token.epoch
 
 
-def _numbers(said: Any) -> bool:
-    return isinstance(said, list) and all(type(number) is int for number in said)
+def _whole(said: list[Any]) -> bool:
+    return all(type(number) is int for number in said)
 
 
 def _opened(message: Message, source: int, count: int, like: Tensors, compressor: Compressor, link: Link) -> Token:

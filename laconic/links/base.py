@@ -30,7 +30,10 @@ class Link:
 
     A subclass gives :meth:`send` and :meth:`recv` (and :meth:`close`); the collectives are built from these, and
     a subclass whose engine has native ones overrides them. All workers must call the collectives in one order.
+    ``exact``: the meter counts what is sent, and does not reckon it.
     """
+
+    exact = True
 
     def __init__(self, rank: int, size: int, timeout: float = PATIENCE) -> None:
         if not 0 <= rank < size:
@@ -73,6 +76,10 @@ class Link:
         with self._waiting():
             source, body = self._mailbox.take(channel, wanted, self.timeout if timeout is None else timeout)
         return source, body if source == self.rank else self._opened(source, body)
+
+    def gone(self, peer: int) -> bool:
+        """Whether a peer is known to be gone though it had not finished; a link that cannot tell says no."""
+        return False
 
     def _opened(self, source: int, body: Any) -> Message:
         """The message in what lay in the mailbox, counted by the meter."""

@@ -30,8 +30,8 @@ class ProcessGroupLink(TcpLink):
     """A link over a process group of ``torch.distributed``: ``group``, or the default one, made if there is none yet.
 
     The meter counts packets where they are handed to TCP, and gloo's collectives by the kernel's own count of the
-    bytes that left gloo's connections; where the kernel does not tell (not Linux, or NCCL), a collective counts as
-    the bytes of a ring, and ``exact`` is False.
+    bytes that left gloo's connections; where the kernel does not tell (not Linux, NCCL, or a group that was there
+    before), a collective counts as the bytes of a ring, and ``exact`` is False.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ProcessGroupLink(TcpLink):
                 world_size=size,
                 timeout=timedelta(seconds=timeout),
             )
-        self.backend = dist.get_backend(group)
+        self.backend = _known(dist.get_backend(group))
         warm = torch.zeros(size, device=self.device)
         dist.all_reduce(warm, group=group)  # so that every connection of the group exists when they are counted
         self._sockets = (_tcp_sockets() - before) if self._made and self.backend == "gloo" else frozenset()
@@ -123,7 +123,7 @@ def process_group(backend: str | None = None, *, timeout: float = PATIENCE, grou
     ``timeout`` seconds, or whose connection closes, is named in the error.
 
     Raises: ConfigError without torchrun's environment, for an unknown backend, for NCCL without a GPU, and for a group
-            of another backend or without this worker.
+            of another backend, of several, or without this worker.
     """
     if backend is not None and backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
@@ -131,6 +131,10 @@ def process_group(backend: str | None = None, *, timeout: float = PATIENCE, grou
         raise ConfigError("process_group: nccl needs a CUDA device and there is none here; use gloo")
     if group is not None:
         return _within(group, backend, timeout)
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        backend = _known(dist.get_backend(), backend)
     rank, size, store = rendezvous(timeout)
     if backend is None:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -145,12 +149,22 @@ def _within(group: Any, backend: str | None, timeout: float) -> ProcessGroupLink
     rank = dist.get_rank(group)
     if rank < 0:
         raise ConfigError("process_group: this worker is not in the group; give each worker a group that it is in")
-    own = dist.get_backend(group)
-    if backend not in (None, own):
-        raise ConfigError(f"process_group: the group's backend is {own}, not {backend}; leave backend out")
+    own = _known(dist.get_backend(group), backend)
     members = dist.get_process_group_ranks(group)
     _, _, store = rendezvous(timeout, members=members)
     return ProcessGroupLink(rank, len(members), store, own, timeout=timeout, group=group)
+
+
+def _known(own: str, wanted: str | None = None) -> str:
+    """A group's backend, if it is one for all devices, and the one that is wanted."""
+    if own not in BACKENDS:
+        raise ConfigError(
+            f"process_group: the group's backend is {own!r}, and a link needs gloo or nccl alone; name one when the "
+            'group is made: torch.distributed.init_process_group("nccl"), before a mesh is'
+        )
+    if wanted not in (None, own):
+        raise ConfigError(f"process_group: the group's backend is {own}, not {wanted}; leave backend out")
+    return own
 
 
 def _tcp_sockets() -> frozenset[int]:

@@ -62,7 +62,9 @@ def co2(
     least, measure = _gap(gap, momentum)
     outer = slow_step("co2", lr, momentum, floor, measure if plan.late else None, clip)
     _stable(lr, momentum, contraction, least if plan.late else None)
-    return rounds("co2", talk, outer, plan)._replace(whole=clip is not None or (plan.late and (gap == "aware" or callable(gap))))
+    return rounds("co2", talk, outer, plan)._replace(
+        whole=clip is not None or (plan.late and (gap == "aware" or callable(gap)))
+    )
 
 
 def aware(moved: float, arrived: float) -> float:

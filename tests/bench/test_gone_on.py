@@ -11,8 +11,7 @@ from laconic.bench.compare import OPENING, Plan, compare, cost, ideal_seconds, l
 from laconic.bench.runs import read
 from laconic.bench.verdict import KEYS, SECONDS
 from laconic.bench.ways import Way, ways
-from laconic.errors import ConfigError
-from laconic.launch import RunFailed
+from laconic.errors import ConfigError, RunFailed, TestbedError
 from laconic.recipe import Recipe
 from tests.here import MINE
 
@@ -145,6 +144,15 @@ def test_a_way_that_fails_does_not_end_the_others_and_is_told(launched, tmp_path
     launched.wrong = {name: RunFailed(f"{name} cannot") for name in ("01-ddp", "02-diloco")}
     with pytest.raises(RunFailed, match="ddp: 01-ddp cannot"):
         compare(RECIPE, ways("ddp,diloco"), tmp_path / "none")
+
+
+def test_where_the_plain_way_fails_it_is_said_what_stands_in_for_it(launched, tmp_path):
+    launched.wrong["01-ddp"] = TestbedError("the loopback is busy")
+    comparison = compare(RECIPE, ways("ddp,diloco,powersgd"), tmp_path / "cmp")
+    assert comparison["plain"] == "diloco"
+    assert comparison["failed"] == ["ddp: the loopback is busy"]
+    told = "ddp, which the others were to be held against, did not finish; diloco stands in. "
+    assert comparison["verdict"].startswith(told)
 
 
 def test_a_plan_comes_back_as_it_was_written(launched, tmp_path):

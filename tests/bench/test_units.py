@@ -60,3 +60,8 @@ def test_every_number_has_a_short_text(show, x):
     if 0 < x < 1e-9:
         return  # a bound on the width: nothing we count is that small
     assert len(show(x)) <= 24
+
+
+def test_what_is_no_finite_number_is_null_in_strict_json():
+    value = {"a": [1.5, math.nan, (math.inf, "text")], "b": {"c": -math.inf, "d": None}}
+    assert units.strict(value) == {"a": [1.5, None, [None, "text"]], "b": {"c": None, "d": None}}

@@ -11,7 +11,7 @@ import torch
 from laconic.errors import ConfigError, PacketError, PeerLost, PeerTimeout
 from laconic.links import memory, tcp
 from laconic.links.base import Link
-from laconic.links.process_group import ProcessGroupLink
+from laconic.links.process_group import ProcessGroupLink, _known
 from laconic.links.tcp import ENVELOPE, HELLO, HELLO_MAGIC, TcpLink
 from laconic.packet import Packet
 from tests.links import suite, workers
@@ -170,6 +170,21 @@ def test_bytes_that_leave_after_gloos_all_reduce_has_returned_are_counted_by_the
         link.all_reduce(torch.zeros(25))
         counts.append(link.meter.bytes_out)
     assert counts == [40, 200]
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "says"),
+    [
+        ("undefined", None, "needs gloo or nccl alone"),
+        ("cpu:gloo,cuda:nccl", None, "needs gloo or nccl alone"),
+        ("gloo", "nccl", "backend is gloo, not nccl"),
+        ("nccl", "gloo", "backend is nccl, not gloo"),
+    ],
+)
+def test_a_group_of_several_backends_or_of_another_is_refused(own, wanted, says):
+    with pytest.raises(ConfigError, match=says):
+        _known(own, wanted)
+    assert _known("gloo") == _known("gloo", "gloo") == "gloo"
 
 
 def test_strangers_on_the_port_are_not_let_in_and_keep_nobody_out():

@@ -163,6 +163,11 @@ def test_settings_outside_the_stable_region_and_those_that_clash_are_refused_wit
         co2(**settings)
 
 
+@pytest.mark.parametrize(("gap", "whole"), [("aware", True), (lambda moved, arrived: 2.0, True), (2.0, False)])
+def test_a_gap_that_is_measured_needs_the_whole_model(gap, whole):
+    assert co2(every=4, gap=gap, lr=0.5).whole == whole
+
+
 def test_a_gap_of_ones_own_is_asked_for_the_two_norms_and_refused_under_1():
     asked = []
 

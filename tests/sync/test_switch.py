@@ -7,7 +7,20 @@ from laconic.compress import momentum_correction, topk
 from laconic.errors import ClashError, ConfigError
 from laconic.exchange import everyone, pairs
 from laconic.links import memory
-from laconic.sync import diloco, every_step, hcef, local_steps, noloco, streaming, switch
+from laconic.sync import (
+    diloco,
+    every_step,
+    hcef,
+    local_steps,
+    modest,
+    noloco,
+    single_merge,
+    streaming,
+    switch,
+    uneven_batches,
+    walk,
+)
+from laconic.sync.base import among
 from tests.tiny import digest, equal, model, sgd, step, together, weights
 
 
@@ -94,11 +107,22 @@ def test_what_is_under_way_lands_before_the_second_half_starts_from_what_all_sha
         (lambda: switch(streaming(), local_steps()), "put it second"),
         (lambda: switch(every_step(everyone(momentum_correction(topk()))), local_steps()), "in the other half nothing"),
         (lambda: switch(every_step(), hcef()), "does not take ordinary steps"),
+        (lambda: switch(uneven_batches(), local_steps()), "does not take ordinary steps"),
+        (lambda: switch(every_step(), modest()), "does not take ordinary steps"),
     ],
 )
 def test_halves_that_cannot_follow_one_another_are_refused(build, says):
     with pytest.raises(ClashError, match=says):
         build()
+
+
+def test_what_the_second_half_asks_before_the_first_step_and_after_the_last_is_asked():
+    late = switch(every_step(), walk(graph="0-1,2-3"), at=1000)
+    with pytest.raises(ConfigError, match="no edge joins"):
+        among(late, 4)
+    assert "ways on from each worker" in among(switch(every_step(), walk()), 4)
+    assert switch(every_step(), single_merge()).recalibrates
+    assert not switch(every_step(), local_steps()).recalibrates
 
 
 def test_a_switch_before_the_start_is_refused_and_one_that_pairs_end_with_is_not():

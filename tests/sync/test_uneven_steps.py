@@ -52,6 +52,18 @@ def test_workers_of_equal_speed_are_the_sync_with_that_period_to_the_bit(workers
         assert equal(weights(sync.model), theirs)
 
 
+def test_an_optimizer_that_starts_anew_each_round_does_so_at_a_rounds_end_alone():
+    def counts(sync, steps):
+        def each(own, net):
+            return [int(state["step"]) for state in own.optimizer.state.values()][:1]
+
+        adam = lambda net: torch.optim.Adam(net.parameters(), lr=0.01)  # noqa: E731
+        return together(1, sync, steps=steps, optimizer=adam, each=each)[0]
+
+    uneven_ = uneven_steps(slowmo(every=1, inner="reset"), every=3, least=3, most=3)
+    assert counts(uneven_, 7) == counts(slowmo(every=3, inner="reset"), 7) == [[1], [2], [], [1], [2], [], [1]]
+
+
 def test_with_its_bounds_at_the_period_nothing_is_measured_and_nothing_is_told():
     fixed = uneven_steps(diloco(every=1), every=3, least=3, most=3)
     assert fixed.rounds is None
