@@ -8,7 +8,7 @@ reaches in training and not what its makers promise.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,12 +127,3 @@ def pace_of(recipe: Recipe) -> str:
     else:
         why = f"at {FLOPS / 1e9:g} Gflop/s, unless --flops or --step-seconds says otherwise"
     return f"simulated: a step computes for {spread}, {why}"
-
-
-def check(value: Any) -> None:
-    """Refuse flops whose unit looks mistaken.
-
-    Raises: ConfigError.
-    """
-    if value is not None and not 1e6 <= value <= 1e18:
-        raise ConfigError(f"flops must be from 1e6 to 1e18 operations a second, got {value:g}; write 20gflops")

@@ -102,6 +102,8 @@ def test_a_file_that_is_not_there_is_refused_in_a_sentence(tmp_path):
         ({"link": "20"}, "is not a rate; write bits a second"),
         ({"link": "20mbit,30"}, "is not a time; write it with its unit"),
         ({"links": ("1:5mbit",)}, "say the others' with link"),
+        ({"cluster": "aws10", "links": ("0-1:5mbit",)}, "says what every link is, and link-of 0-1:5mbit what one is"),
+        ({"workers": 10**12}, "workers must be at most 100000"),
         ({"link": "20mbit", "links": ("2:5mbit",)}, "worker 2 of 2; they count from 0"),
         ({"link": "20mbit", "on": "group"}, "on=group uses the network as it is"),
         ({"method": "dilco"}, "did you mean 'diloco'"),

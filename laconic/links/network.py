@@ -7,10 +7,9 @@ and :mod:`laconic.bench.testbed` shapes in the kernel. Inside it everything is b
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from laconic.errors import ConfigError
@@ -19,6 +18,8 @@ from laconic.plan.cluster import Cluster
 BIT_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 UNLIMITED = float("inf")
+FRAMES = 1.0456  # bytes on an Ethernet wire for each byte that TCP carries: frames of 1514 bytes hold 1448
+MOST_WORKERS = 100_000  # far more than are ever simulated: beyond, a number is a slip, and would fill the memory
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,6 @@ class Network:
     def _apart(self) -> dict[tuple[int, int], Connection]:
         return {(a, b): connection for a, b, connection in self.links}
 
-    def to_json(self) -> str:
-        """The network as text, for the worker processes; :meth:`from_json` reads it back."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Network:
-        """Read what :meth:`to_json` wrote."""
-        raw = json.loads(text)
-        connections = tuple(Connection(**c) for c in raw["connections"])
-        return cls(connections, tuple((a, b, Connection(**c)) for a, b, c in raw["links"]))
-
 
 def of_cluster(cluster: Cluster, workers: int) -> Network:
     """The network of ``workers`` that are placed on a cluster's machines, each with a connection of its own."""
@@ -83,6 +73,31 @@ def of_cluster(cluster: Cluster, workers: int) -> Network:
     made = {ends: Connection(line.bandwidth, line.bandwidth, line.latency) for ends, line in lines.items()}
     pairs = ((i, j, made[a.name, b.name]) for i, a in enumerate(placed) for j, b in enumerate(placed) if i != j)
     return Network(tuple(Connection(machine.up, machine.down) for machine in placed), tuple(pairs))
+
+
+def on_the_wire(network: Network, frames: float = FRAMES) -> Network:
+    """What a wire must carry so that messages have the rates of ``network``: ``frames`` bytes for each of theirs.
+
+    A connection without a limit gets the rates of its links together, which hold nothing back.
+    """
+    links = [(a, b, replace(c, up=c.up * frames, down=c.down * frames)) for a, b, c in network.links]
+    connections = []
+    for rank, connection in enumerate(network.connections):
+        out, into = (sum(link.up for *ends, link in links if ends[end] == rank) or UNLIMITED for end in (0, 1))
+        up, down = connection.up * frames, connection.down * frames
+        connections.append(replace(connection, up=min(up, out), down=min(down, into)))
+    return Network(tuple(connections), tuple(links))
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of workers that nothing is made for.
+
+    Raises: ConfigError.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    if workers > MOST_WORKERS:
+        raise ConfigError(f"workers must be at most {MOST_WORKERS}, got {workers}")
 
 
 def parse_rate(text: str) -> float:
@@ -119,12 +134,14 @@ def parse(link: str, workers: int, overrides: Sequence[str] = ()) -> Network:
     """The network of ``workers`` equal connections ``link``, with some of them overridden.
 
     An override is ``WORKER:CONNECTION`` for one worker's connection (``1:5mbit``) or
-    ``SENDER-RECEIVER:CONNECTION`` for one direction of one pair (``0-1:5mbit,80ms``).
+    ``SENDER-RECEIVER:CONNECTION`` for one direction of one pair (``0-1:5mbit,80ms``), which has its sender's latency
+    unless it says another.
 
-    Raises: ConfigError for text that is no connection, and for a worker that does not exist.
+    Raises: ConfigError for text that is no connection, for a worker that does not exist, and for too many of them.
     """
+    check_workers(workers)
     connections = [parse_connection(link)] * workers
-    links: dict[tuple[int, int], Connection] = {}
+    links: dict[tuple[int, int], tuple[Connection, bool]] = {}
     for override in overrides:
         where, colon, what = override.partition(":")
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", where.strip())
@@ -140,9 +157,11 @@ def parse(link: str, workers: int, overrides: Sequence[str] = ()) -> Network:
                 f"link override {override!r}: a link joins two workers, this one joins {ends[0]} to itself"
             )
         else:
-            link_of = parse_connection(what)
-            links[ends[0], ends[1]] = replace(link_of, latency=link_of.latency or connections[ends[0]].latency)
-    return Network(tuple(connections), tuple((a, b, c) for (a, b), c in links.items()))
+            links[ends[0], ends[1]] = parse_connection(what), bool(what.partition(",")[2])
+    return Network(
+        tuple(connections),
+        tuple((a, b, c if own else replace(c, latency=connections[a].latency)) for (a, b), (c, own) in links.items()),
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -1,13 +1,9 @@
 """Text to a network: rates, times, overrides, and the sentence for what is neither."""
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from laconic.errors import ConfigError
-from laconic.links import Connection, Network, parse
+from laconic.links import Connection, parse
 from laconic.links.network import parse_connection, parse_rate, parse_time
 
 
@@ -82,11 +78,18 @@ def test_an_override_that_names_no_link_is_refused(override, says):
         parse("10mbit", 3, [override])
 
 
-@given(rates=st.lists(st.floats(1, 1e10), min_size=1, max_size=4), latency=st.floats(0, 2))
-def test_a_network_survives_the_way_to_the_workers(rates, latency):
-    network = Network(tuple(Connection(r, 2 * r, latency) for r in rates), ((0, 1, Connection(5.0, 6.0, 7.0)),))
-    assert Network.from_json(network.to_json()) == network
+def test_a_latency_of_0_that_is_said_is_not_the_senders():
+    network = parse("100mbit,10ms", 2, ["0-1:1mbit,0ms"])
+    assert network.link(0, 1) == Connection(125e3, 125e3, 0.0)
 
 
-def test_an_unlimited_network_survives_it_too():
-    assert Network.from_json(Network((Connection(),)).to_json()).connections[0].up == math.inf
+def test_in_which_order_overrides_are_given_changes_nothing():
+    one, two = "0-1:1mbit", "0:20mbit,80ms"
+    assert parse("100mbit", 2, [one, two]) == parse("100mbit", 2, [two, one])
+    assert parse("100mbit", 2, [one, two]).link(0, 1).latency == 0.08
+
+
+@pytest.mark.parametrize("workers", [0, -1, 100_001, 10**12])
+def test_workers_that_nothing_is_made_for_are_refused_before_there_is_a_connection_for_each(workers):
+    with pytest.raises(ConfigError, match=f"workers must be at .*, got {workers}"):
+        parse("10mbit", workers)
