@@ -10,16 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from laconic.links.base import PATIENCE
+
 FOR_EVER = timedelta(days=365)
+GLANCE = 0.01  # seconds between looks for a round that a peer has not stated yet
 
 
 class Ending:
-    """Agreement on the last round, over two connections to the store: one waits, and meanwhile it serves nothing."""
+    """Agreement on the last round, over two connections to the store: one waits, and meanwhile it serves nothing.
 
-    def __init__(self, asking: Any, waiting: Any, rank: int, size: int) -> None:
+    Where ``gone(rank)`` says that a worker will not state its round any more, or one has not for ``timeout`` seconds,
+    nobody waits for it: this worker stops where it is, and the next message that it waits for tells who is gone.
+    """
+
+    def __init__(
+        self,
+        asking: Any,
+        waiting: Any,
+        rank: int,
+        size: int,
+        gone: Callable[[int], bool] = lambda rank: False,
+        timeout: float = PATIENCE,
+    ) -> None:
+        self._gone, self._timeout = gone, timeout
         self._asking, self._store, self._rank, self._size = asking, waiting, rank, size
         self._lock = threading.RLock()  # a signal's handler may ask while the main thread holds it
         self._begun = 0
@@ -66,8 +84,21 @@ class Ending:
                 mine = self._begun
             self.reason = self._store.get("ending/asked").decode()
             self._store.set(f"ending/{self._rank}", str(mine))
-            self._last = max(int(self._store.get(f"ending/{rank}")) for rank in range(self._size))
+            stated = self._stated()
+            self._last = self._begun if stated is None else max(stated)
         except RuntimeError:
             self._last = self._begun  # the store is gone, and so is the run: stop at once
         finally:
             self._agreed.set()
+
+    def _stated(self) -> list[int] | None:
+        """The round of each worker; None as soon as one will not state its own."""
+        stated = []
+        deadline = time.monotonic() + self._timeout
+        for rank in range(self._size):
+            while not self._store.check([f"ending/{rank}"]):
+                if self._gone(rank) or time.monotonic() > deadline:
+                    return None
+                time.sleep(GLANCE)
+            stated.append(int(self._store.get(f"ending/{rank}")))
+        return stated

@@ -106,7 +106,8 @@ class TcpLink(Link):
     ``store`` is torch's key-value store, by which the workers find each other; only those that read the run's
     secret from it are let in.
 
-    Raises: PeerTimeout, naming the peer, if one has not come within ``timeout`` seconds.
+    Raises: PeerTimeout, naming the peer, if one has not come within ``timeout`` seconds; ConfigError for a ``host`` (by
+            default :func:`own_address`) that is no address of this machine.
     """
 
     _hold = 0  # nanoseconds for which a message may be held back; only a paced link holds any
@@ -124,7 +125,13 @@ class TcpLink(Link):
     # -- meeting ---------------------------------------------------------------------------------------------
 
     def _meet(self, store: Any, host: str) -> None:
-        listener = socket.create_server((host, 0), backlog=self.size)
+        try:
+            listener = socket.create_server((host, 0), backlog=self.size)
+        except (OSError, UnicodeError) as error:  # UnicodeError: what can be no name at all
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"worker {self.rank}: {host} is no address of this machine: {why}; set LACONIC_ADDRESS to one"
+            ) from None
         listener.settimeout(self.timeout)
         try:
             if self.rank == 0:
@@ -287,6 +294,11 @@ class TcpLink(Link):
 
     # -- faults ----------------------------------------------------------------------------------------------
 
+    def gone(self, peer: int) -> bool:
+        """Whether a peer's connection has ended without a goodbye."""
+        there = self._peers.get(peer)
+        return there is not None and there.lost is not None and not there.left
+
     def roll_call(self) -> dict[int, str]:
         """The peers that are gone or do not answer within 3 s, and why; by the connections' own threads."""
         missing: dict[int, str] = {}
@@ -331,7 +343,7 @@ class TcpLink(Link):
 def own_address() -> str:
     """The address that peers reach this machine by: of ``LACONIC_ADDRESS``, or of the route to ``MASTER_ADDR``.
 
-    Raises: ConfigError if the address in ``LACONIC_ADDRESS`` is not this machine's.
+    Raises: ConfigError if there is no route. That the address is this machine's shows when a link listens at it.
     """
     address = os.environ.get("LACONIC_ADDRESS")
     if address:

@@ -107,3 +107,22 @@ def test_where_rounds_have_unequal_steps_all_end_after_the_same_round_with_all_t
     asker, at = asked
     asked_in = -(-at // (asker + 2))
     assert asked_in <= ends[0][0] <= asked_in + 1, "asked for at a round's very end, another may have begun the next"
+
+
+@pytest.mark.parametrize("given", [{"gone": lambda rank: rank == 1}, {"timeout": 0.0}])
+def test_nobody_waits_for_the_statement_of_a_worker_that_is_gone_or_says_nothing(given):
+    store = torch.distributed.HashStore()
+    ending = Ending(store, store, 0, 2, **given)
+    assert ending.may_begin(1)
+    ending.ask("interrupted")
+    assert not ending.may_begin(2)
+    assert ending.reason == "interrupted"
+
+
+def test_what_a_worker_stated_before_it_was_gone_counts():
+    store = torch.distributed.HashStore()
+    store.set("ending/1", "3")
+    ending = Ending(store, store, 0, 2, gone=lambda rank: True)
+    assert ending.may_begin(1)
+    ending.ask("done")
+    assert [ending.may_begin(step) for step in (2, 3, 4)] == [True, True, False]
