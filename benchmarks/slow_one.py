@@ -20,7 +20,8 @@ from common import heading
 from safetensors import safe_open
 
 from laconic.bench import units
-from laconic.launch import RunFailed, launch, prepare
+from laconic.errors import RunFailed
+from laconic.launch import launch, prepare
 from laconic.methods import METHODS
 from laconic.recipe import Recipe
 

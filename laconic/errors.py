@@ -8,9 +8,11 @@
     ├── WorkloadError      a workload's own function failed or returned the wrong thing
     │   └── NotANumber     a loss or a gradient is NaN or infinite; names worker, step and parameter
     ├── PacketError        bytes that do not decode to what they promise
-    └── PeerError          a peer; carries its rank
-        ├── PeerTimeout    silent for the stated time: asking again may help
-        └── PeerLost       gone: asking again does not help
+    ├── PeerError          a peer; carries its rank
+    │   ├── PeerTimeout    silent for the stated time: asking again may help
+    │   └── PeerLost       gone: asking again does not help
+    ├── RunFailed          a run that was started ended before its time; the text is the first worker's own error
+    └── TestbedError       hosts that could not be made, or have ended
 """
 
 from __future__ import annotations
@@ -57,6 +59,16 @@ class PeerTimeout(PeerError):
 
 class PeerLost(PeerError):
     """A peer is gone; asking again does not help."""
+
+
+class RunFailed(LaconicError):
+    """A run ended before its time; the text is the first worker's own error."""
+
+
+class TestbedError(LaconicError):
+    """The testbed could not be made, or has ended; the text says which step and what the kernel said."""
+
+    __test__ = False  # for pytest: no test case
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:

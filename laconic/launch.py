@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import re
@@ -17,18 +18,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from laconic.errors import ConfigError, LaconicError
+from laconic.errors import ConfigError, RunFailed
 from laconic.fault import points
 from laconic.recipe import SIMULATED, Recipe
 from laconic.workloads import load
 
 POLL_SECONDS = 0.1
 COMPILED_SECONDS = 4.0  # a rehearsal that takes longer has compiled something
-GRACE_SECONDS = 25.0  # for a checkpoint, after an interruption
+FULL = 1 << 20  # bytes under which a disk has no room for another line
 WORKER_BYTES = 350 << 20  # what a worker takes before its model: the interpreter and torch
 MODEL_COPIES = 10  # of the parameters: gradients, the optimizer, a method's state, messages under way
 STARTER = "LACONIC_STARTER"  # the environment variable with the pid of who starts the workers
@@ -36,10 +37,7 @@ PER_CORE = 16  # workers on one core: beyond that they spend their time taking t
 MOST_SIMULATED = 2048  # each is a thread or two
 
 Watch = Callable[[dict[str, Any]], None]
-
-
-class RunFailed(LaconicError):
-    """A run ended before its time; the text is the first worker's own error."""
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # found before any fork: a child may not look for it
 
 
 def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None) -> int:
@@ -49,14 +47,12 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
 
     Raises: ConfigError, WorkloadError: a sentence each.
     """
+    _countable(recipe)
     recipe.checked()
-    cores = os.cpu_count() or 1
     if recipe.on == SIMULATED:
-        _simulable(recipe)
-    elif recipe.workers > PER_CORE * cores:
-        raise ConfigError(
-            f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
-        )
+        from laconic.pace import paces
+
+        paces(recipe, load(recipe.workload, recipe.options))  # refuses a step of which nobody knows how long it takes
     begun = time.monotonic()
     parameters = _tried(recipe)
     if time.monotonic() - begun > COMPILED_SECONDS:
@@ -78,13 +74,17 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda sentence: None)
     return parameters
 
 
-def _simulable(recipe: Recipe) -> None:
-    """Refuse more workers than threads are good for, and a step of which nobody knows how long it takes."""
-    from laconic.pace import paces
-
-    if recipe.workers > MOST_SIMULATED:
-        raise ConfigError(f"{recipe.workers} simulated workers are too many; use at most {MOST_SIMULATED}")
-    paces(recipe, load(recipe.workload, recipe.options))
+def _countable(recipe: Recipe) -> None:
+    """Refuse more workers than can take turns here; first of all, for what follows grows with their number."""
+    if recipe.on == SIMULATED:
+        if recipe.workers > MOST_SIMULATED:
+            raise ConfigError(f"{recipe.workers} simulated workers are too many; use at most {MOST_SIMULATED}")
+        return
+    cores = os.cpu_count() or 1
+    if recipe.workers > PER_CORE * cores:
+        raise ConfigError(
+            f"{recipe.workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
+        )
 
 
 def _tried(recipe: Recipe) -> int:
@@ -158,7 +158,7 @@ def launch(
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
     with open(folder / "log.txt", "ab") as log:
         if recipe.on == "testbed":
-            _in_testbed(recipe, folder, log, watch, command)
+            _in_testbed(recipe, folder, log, watch, command, resume)
         else:
             argv = _torchrun(recipe, port) if recipe.on != SIMULATED else [sys.executable, "-m", "laconic.simulate"]
             workers = [_started([*argv, str(folder)], log, command)]
@@ -180,17 +180,18 @@ def _started(argv: list[str], log: IO[bytes], command: str) -> subprocess.Popen[
         stderr=log,
         env=_environment(command),
         start_new_session=True,  # Ctrl-C is ours to pass on, once
-        preexec_fn=die_with_parent,  # noqa: PLW1509  it only makes one system call
+        preexec_fn=functools.partial(_bind, os.getpid()),  # noqa: PLW1509  it makes two system calls, and no more
     )
 
 
-def _in_testbed(recipe: Recipe, folder: Path, log: IO[bytes], watch: Watch | None, command: str) -> None:
+def _in_testbed(recipe: Recipe, folder: Path, log: IO[bytes], watch: Watch | None, command: str, resume: bool) -> None:
     from laconic.bench.testbed import Testbed
 
     with Testbed(recipe.network()) as testbed:
         argv = [sys.executable, "-m", "laconic.train", str(folder)]
         workers = []
         before = testbed.counters()
+        earlier = _sent_before(folder / "wire.json", recipe.workers, resume)
         for rank in range(recipe.workers):
             place = {"RANK": str(rank), "WORLD_SIZE": str(recipe.workers), "LOCAL_RANK": "0"}
             env = _environment(command) | place
@@ -202,8 +203,24 @@ def _in_testbed(recipe: Recipe, folder: Path, log: IO[bytes], watch: Watch | Non
             _attend(workers, folder, watch)
         finally:
             after = testbed.counters()
-            wire = [b.sent_bytes - a.sent_bytes for a, b in zip(before, after, strict=True)]
-            (folder / "wire.json").write_text(json.dumps({"sent_bytes": wire}))
+            if earlier is not None:
+                wire = [e + b.sent_bytes - a.sent_bytes for e, a, b in zip(earlier, before, after, strict=True)]
+                (folder / "wire.json").write_text(json.dumps({"sent_bytes": wire}))
+
+
+def _sent_before(path: Path, workers: int, resume: bool) -> list[int] | None:
+    """What each worker had sent in the earlier parts of a run; None where a part ended without saying.
+
+    The file is taken away until this part says, too: of a run in several parts it has the whole, or is not there.
+    """
+    if not resume:
+        return [0] * workers
+    try:
+        return [int(nbytes) for nbytes in json.loads(path.read_text())["sent_bytes"]]
+    except (OSError, ValueError):
+        return None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch | None) -> None:
@@ -221,7 +238,7 @@ def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch |
                     raise
                 interrupted = True
                 _interrupt(workers, folder)
-                _wait(workers, GRACE_SECONDS)
+        ended = [worker.poll() for worker in workers]  # by themselves, or by another's hand than ours
     finally:
         _end(workers)
     errors = _errors(folder)
@@ -229,9 +246,12 @@ def _attend(workers: list[subprocess.Popen[bytes]], folder: Path, watch: Watch |
         raise KeyboardInterrupt
     if errors or any(worker.returncode for worker in workers):
         message = errors[0]["message"] if errors else "the workers ended without a word"
-        killed = _killed(folder, started, workers)
-        if killed and (not errors or errors[0]["peer"]):
+        killed = _killed(folder, started, ended)
+        blind = not errors or errors[0]["peer"]  # nobody has said what began it
+        if blind and killed:
             message = f"{message}; {killed}" if errors else killed
+        elif blind and shutil.disk_usage(folder).free < FULL:
+            raise RunFailed(f"{folder}: cannot be written: the disk is full; make room, and go on by --resume")
         raise RunFailed(message if errors else f"{message}; see {folder / 'log.txt'}")
 
 
@@ -240,27 +260,36 @@ def _interrupt(workers: list[subprocess.Popen[bytes]], folder: Path) -> None:
 
     One is enough, for it asks the others; before any of them trains, what started them is told to stop.
     """
-    training = [int(path.read_text() or 0) for path in folder.glob("worker-*.pid")]
-    for pid in [pid for pid in training if pid] or [worker.pid for worker in workers]:
-        with contextlib.suppress(ProcessLookupError):
+    training = []
+    for path in folder.glob("worker-*.pid"):
+        with contextlib.suppress(OSError, ValueError):  # a worker that ends takes its file away
+            training.append(int(path.read_text()))
+    for pid in training or [worker.pid for worker in workers]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, and its number is another's
             os.kill(pid, signal.SIGINT)
 
 
-def _killed(folder: Path, started: int, workers: list[subprocess.Popen[bytes]]) -> str:
-    """Which worker a signal ended, in words, as torchrun logged it or as its status says; "" if none was."""
+def _killed(folder: Path, started: int, ended: Sequence[int | None]) -> str:
+    """Which worker a signal ended, in words, as torchrun logged it or as its status says; "" if none was.
+
+    ``ended`` are the statuses of what was started: torchrun, the one process of a simulation, or each worker.
+    """
     with open(folder / "log.txt", "rb") as file:
         file.seek(started)
         log = file.read().decode(errors="replace")
     exits = re.findall(r"rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-\d+)", log)
-    found = [(int(rank), -int(code)) for rank, code in exits]
-    if len(workers) > 1:
-        found += [(rank, -worker.returncode) for rank, worker in enumerate(workers) if (worker.returncode or 0) < 0]
+    found = [(f"worker {rank}", -int(code)) for rank, code in exits]
+    who = [f"worker {rank}" for rank in range(len(ended))] if len(ended) > 1 else ["the run's process"]
+    if len(ended) > 1 or not found:
+        found += [(name, -status) for name, status in zip(who, ended, strict=True) if status is not None and status < 0]
     if not found:
         return ""
-    rank, number = min(found, key=lambda end: end[1] == signal.SIGTERM)  # with which torchrun ends the others
+    name, number = min(found, key=lambda end: end[1] == signal.SIGTERM)  # with which torchrun ends the others
+    if number == signal.SIGKILL:
+        return f"{name} was ended by SIGKILL, as the system does where memory runs out"
     with contextlib.suppress(ValueError):
-        return f"worker {rank} was ended by {signal.Signals(number).name}"
-    return f"worker {rank} was ended by signal {number}"
+        return f"{name} was ended by {signal.Signals(number).name}"
+    return f"{name} was ended by signal {number}"
 
 
 def _follow(workers: list[subprocess.Popen[bytes]], tail: Tail, watch: Watch | None, folder: Path) -> None:
@@ -334,17 +363,48 @@ def _environment(command: str) -> dict[str, str]:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (Linux); end it now if who started the run is gone."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Have the kernel end this process when its parent ends (Linux); end it now if that has happened already.
+
+    The parent is who started the run, or torchrun, which that one started.
+    """
+    _end_with_parent()
     starter = os.environ.get(STARTER, "")
-    if starter.isdigit():
+    if starter.isdigit() and not _is_above(int(starter)):  # it was killed while this process was still starting
+        os._exit(1)
+
+
+def _bind(parent: int) -> None:
+    """The same for what is just being started, torchrun too, which knows nothing of us; between fork and exec."""
+    _end_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _end_with_parent() -> None:
+    if PRCTL is not None:
+        PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: of the parent at this moment, whoever that is by now
+
+
+def _is_above(pid: int) -> bool:
+    """Whether this process descends from another one; only whether that one lives, where there is no /proc.
+
+    That it lives is not enough: torchrun may have been killed, and this process be nobody's by now.
+    """
+    if not Path("/proc/self/stat").exists():
         try:
-            os.kill(int(starter), 0)
-        except ProcessLookupError:  # it was killed while this process was still starting
-            os._exit(1)
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
         except PermissionError:
             pass
+        return True
+    above = os.getppid()
+    while above not in (pid, 0):
+        try:
+            above = int(Path(f"/proc/{above}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            return False
+    return above == pid
 
 
 def usable(port: int) -> int:

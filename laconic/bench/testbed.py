@@ -30,7 +30,7 @@ from typing import Any
 
 from laconic.bench import netns
 from laconic.bench.delay import STATS, Stats
-from laconic.errors import ConfigError, LaconicError
+from laconic.errors import ConfigError, LaconicError, TestbedError
 from laconic.links.network import UNLIMITED, Connection, Network
 
 MOST_WORKERS = 250
@@ -47,12 +47,6 @@ SETUP_SECONDS = 60.0
 GRACE_SECONDS = 3.0
 
 _numbers = itertools.count()
-
-
-class TestbedError(LaconicError):
-    """The testbed could not be made, or has ended; the text says which step and what the kernel said."""
-
-    __test__ = False
 
 
 @dataclass(frozen=True)

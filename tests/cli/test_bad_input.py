@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from laconic import launch
+from laconic.bench import compare as comparing
 from laconic.bench import testbed as beds
 from laconic.cli import main
+from laconic.plan.cluster import SHIPPED
 from tests.here import MINE
 
 WORKLOAD = """
@@ -78,9 +80,14 @@ def refused(laconic, monkeypatch):
         ("train adult --timeout 0", "timeout must be positive"),
         ("train adult --save-every 0", "save_every must be at least 1"),
         ("train adult --workers 0", "workers must be at least 1"),
+        ("train adult --workers 1000000000000", "1000000000000 workers are too many for this machine's"),
+        ("train adult --simulate --workers 1000000000000", "simulated workers are too many; use at most 2048"),
+        ("compare adult -m ddp --workers 1000000000000", "1000000000000 workers are too many for this machine's"),
+        ("methods ddp --workers 1000000000000", "methods: --workers must be from 1 to 2048, got 1000000000000"),
         ("train adult --link fast", "is not a rate; write bits a second, such as 20mbit"),
         ("train adult --link 20mbit --link-of 7:5mbit", "worker 7 of 2; they count from 0"),
         ("train adult --link-of 1:5mbit", "say the others' with link, such as 100mbit"),
+        ("train adult --cluster aws10 --link-of 0-1:5mbit", "leave it out, or change the cluster's file"),
         ("train adult --method diloco --set every=soon", "every must be a whole number of at least 1, got 'soon'"),
         ("train adult --method topk --set density=2", "density must be in (0, 1], got 2; it is a fraction"),
         ("train adult --method every_step(ring(topk()))", "use everyone(topk) or ring(random_k())"),
@@ -185,6 +192,12 @@ def test_a_testbed_without_root_is_refused_and_paced_is_named(refused, monkeypat
     assert "a testbed needs root" in refused("testbed", "--", "true")
 
 
+def test_a_testbed_of_absurdly_many_hosts_is_refused(refused, monkeypatch):
+    monkeypatch.setattr(beds, "available", lambda: None)
+    assert "workers must be at most 100000" in refused("testbed", "--workers", 10**12, "--", "true")
+    assert "it makes from 1 to 250 hosts" in refused("testbed", "--workers", 251, "--", "true")
+
+
 def test_resuming_says_what_is_missing_or_cannot_change(refused, tmp_path):
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     (tmp_path / "run" / "recipe.toml").write_text('workload = "adult"\nsteps = 3\n')
@@ -196,7 +209,7 @@ def test_resuming_says_what_is_missing_or_cannot_change(refused, tmp_path):
 
 def test_what_is_given_beside_a_recipe_takes_the_place_of_what_it_says(refused, tmp_path):
     (tmp_path / "r.toml").write_text('workload = "adult"\nmethod = "diloco"\nworkers = 10000\nevery = 0\nsteps = 3\n')
-    assert "every must be a whole number of at least 1, got 0" in refused("train", "--recipe", "r.toml")
+    assert "every must be a whole number of at least 1, got 0" in refused("train", "--recipe", "r.toml", "-n", 2)
     assert "10000 workers are too many" in refused("train", "--recipe", "r.toml", "--set", "every=5")
     assert "9999 workers are too many" in refused("train", "--recipe", "r.toml", "-m", "ddp", "--workers", 9999)
 
@@ -224,3 +237,32 @@ def test_a_price_for_nobody_or_of_no_model_is_refused(laconic, wrong):
     status, _, told = laconic("methods", "ddp", *wrong)
     assert status == 2
     assert f"methods: {wrong[0]}" in told
+
+
+class Begun(Exception):
+    """In the place of a run: it has the recipe that would be run."""
+
+
+@pytest.mark.parametrize(
+    ("argv", "module"), [("train {} --steps 3", launch), ("compare {} -m ddp --tokens 99", comparing)]
+)
+def test_a_run_names_its_files_so_that_it_can_be_resumed_from_elsewhere(argv, module, laconic, tmp_path, monkeypatch):
+    def begin(plan, *_, **__):
+        raise Begun(plan.workload, plan.cluster)
+
+    monkeypatch.setattr(module, module.__name__.rpartition(".")[2], begin)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "theirs.py").write_text(WORKLOAD)
+    cluster = SHIPPED / "aws10.toml"
+    (tmp_path / "mine" / "rooms.toml").write_text(cluster.read_text())
+    for where, files in ((tmp_path / "mine", "theirs.py rooms.toml"), (tmp_path, "mine/theirs.py mine/rooms.toml")):
+        monkeypatch.chdir(where)
+        workload, rooms = files.split()
+        monkeypatch.setattr(sys, "argv", ["laconic", *argv.format(workload).split(), "--cluster", rooms])
+        with pytest.raises(Begun) as begun:
+            main()
+        assert begun.value.args == (str(tmp_path / "mine" / "theirs.py"), str(tmp_path / "mine" / "rooms.toml"))
+    monkeypatch.setattr(sys, "argv", ["laconic", *argv.format("adult").split(), "--cluster", "aws10"])
+    with pytest.raises(Begun) as begun:
+        main()
+    assert begun.value.args == ("adult", "aws10")
