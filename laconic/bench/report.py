@@ -109,11 +109,11 @@ def _headed(comparison: Comparison, among_others: bool) -> Mapping[str, Any]:
 def title(comparisons: Sequence[Comparison], alone: Sequence[Run]) -> str:
     if len(comparisons) == 1 and not alone:
         summary = comparisons[0].summary
-        on = f" on {table.text(summary['workload'])}" if summary.get("workload") else ""
+        on = f" on {table.workload(summary)}" if summary.get("workload") else ""
         ways = len(summary["methods"])
         return f"{ways} way{'s' * (ways != 1)} to train{on}"
     if len(alone) == 1 and not comparisons:
-        on = f" on {table.text(alone[0].summary['workload'])}" if alone[0].summary.get("workload") else ""
+        on = f" on {table.workload(alone[0].summary)}" if alone[0].summary.get("workload") else ""
         return f"{alone[0].name}{on}"
     runs = len(alone) + sum(run is not None for c in comparisons for run in c.runs)
     return f"{runs} runs side by side"

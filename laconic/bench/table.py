@@ -67,6 +67,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
         _plain("bytes_out", "Sent", "sent", units.size),
         Column("Waiting", "wait-\ning", lambda m: _share(waiting(m)), waiting),
         Column("Of the ideal’s steps/s", "of\nideal", lambda m: _share(of_ideal(m)), of_ideal),
+        Column("A step’s time, beside what was predicted", "off\nplan", lambda m: _signed(_off_plan(m)), _off_plan),
         Column(
             "Reaches the plain loss after, ×\u00a0sooner",
             "plain's loss\nafter",
@@ -117,7 +118,7 @@ def subtitle(comparison: Mapping[str, Any]) -> str:
     """What was compared, in a line: workload, workers, link, budget, where it was measured."""
     workers = comparison.get("workers")
     parts = [
-        text(comparison.get("workload")),
+        workload(comparison),
         f"{workers} worker{'' if workers == 1 else 's'}" if workers else "",
         text(comparison.get("link")),
         f"{units.duration(comparison['seconds'])} each" if _there(comparison, "seconds") else "",
@@ -143,6 +144,8 @@ def note(comparison: Mapping[str, Any]) -> str:
         parts.append(f"ideal: no network at all, {units.rate(ideal, 'steps')}{_measured(comparison)}")
         if any(ratio(ratio(m.get("steps"), m.get("seconds")), ideal) >= OVER for m in methods):
             parts.append("over 100%: the machine was quicker then than while the ideal was measured")
+    if any(math.isfinite(_off_plan(m)) for m in methods):
+        parts.append("off plan: how much longer a step took than was predicted")
     if _of_fewer_batches(methods):
         parts.append("plain's loss is asked of the curves, on fewer held-out batches than the loss column")
     seeds = comparison.get("seeds") or []
@@ -243,6 +246,11 @@ def ratio(a: object, b: object) -> float:
     return x / y if y and not math.isnan(y) else math.nan
 
 
+def workload(summary: Mapping[str, Any]) -> str:
+    """The workload's name; of a file, without the folder that it lies in."""
+    return text(summary.get("workload")).rpartition("/")[2]
+
+
 def text(value: object) -> str:
     """A value from a summary as text: a list's items joined, an object's as ``key value``; nothing as nothing."""
     if value is None:
@@ -260,6 +268,16 @@ def _plain(key: str, title: str, short: str, show: Callable[[object], str]) -> C
 
 def _there(mapping: Mapping[str, Any], key: str) -> bool:
     return isinstance(mapping.get(key), int | float) and not isinstance(mapping.get(key), bool)
+
+
+def _off_plan(method: Method) -> float:
+    predicted = method.get("predicted")
+    seconds = predicted.get("step_seconds") if isinstance(predicted, Mapping) else None
+    return ratio(ratio(method.get("seconds"), method.get("steps")), seconds) - 1
+
+
+def _signed(value: float) -> str:
+    return units.NOTHING if math.isnan(value) else f"{value:+.0%}"
 
 
 def _share(value: float) -> str:

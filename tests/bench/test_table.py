@@ -4,7 +4,7 @@ import math
 import pytest
 from rich.console import Console
 
-from laconic.bench.table import columns, comparison_table, note, plain_method
+from laconic.bench.table import columns, comparison_table, note, plain_method, subtitle
 
 METHOD = {
     "steps": 1217, "tokens": 2_490_000, "seconds": 60.0, "loss": 1.6, "eval_loss": 1.631, "bytes_out": 13_400_000,
@@ -113,3 +113,8 @@ def test_workers_that_differ_show_their_own_loss_and_their_means():
     assert not any("their mean" in c.title for c in columns({"methods": ways[:1]}))
     text = " ".join(rendered({"methods": ways}, 80).split())
     assert "loss of the workers' own weights > of their mean: d-psgd 2.250 > 2.050" in text
+
+
+def test_a_workload_of_a_file_is_called_by_the_files_name_alone():
+    assert subtitle({"workload": "/home/me/mine.py", "workers": 2}) == "mine.py, 2 workers"
+    assert subtitle({"workload": "adult", "workers": 2}) == "adult, 2 workers"
