@@ -197,7 +197,10 @@ def test_a_step_takes_its_operations_over_what_the_machine_reaches():
         ({"flops": 1e9}, r"flops and step_seconds both say"),
         ({"flops": 20.0, "step_seconds": None}, r"flops must be from 1e6 to 1e18 operations a second, got 20"),
         ({"cluster": "aws10"}, r"cluster='aws10' and link='20mbit,10ms' both say what the links are"),
-        ({"cluster": "aws10", "link": "", "on": "testbed", "step_seconds": None}, r"needs on=simulated or on=paced"),
+        (
+            {"cluster": "aws10", "link": "", "on": "group", "step_seconds": None},
+            r"needs on=simulated, paced or testbed",
+        ),
         ({"cluster": "aws11", "link": ""}, r"did you mean 'aws10'\?"),
         ({"workers": 5000}, r"5000 simulated workers are too many; use at most 2048"),
     ],
@@ -205,6 +208,12 @@ def test_a_step_takes_its_operations_over_what_the_machine_reaches():
 def test_what_cannot_be_simulated_is_refused_before_anything_starts(changes, told):
     with pytest.raises(ConfigError, match=told):
         prepare(recipe(steps=5, **changes))
+
+
+def test_what_several_workers_can_share_is_not_refused_because_one_tries_it_first():
+    assert prepare(recipe("srrw", workers=4, steps=1, settings={"tokens": 3})) > 0
+    with pytest.raises(ConfigError, match="5 tokens among 4 workers"):
+        prepare(recipe("srrw", workers=4, steps=1, settings={"tokens": 5}))
 
 
 def test_more_workers_than_cores_could_carry_as_processes_can_be_simulated():

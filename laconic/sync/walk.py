@@ -168,7 +168,7 @@ def _told(plan: Shape, tokens: int, size: int) -> str:
             f"walk: graph {plan.name} has edges one way, or changes from round to round, and a walk has to be "
             "reversible; use ring, torus, complete, random or regular:3"
         )
-    if tokens > size:
+    if tokens > size > 1:
         raise ConfigError(f"walk: {tokens} tokens among {size} workers, which train one each at a time; use fewer")
     degrees = [len(places.targets(rank, 0)) for rank in range(size)]
     ways = f"{min(degrees)}" if min(degrees) == max(degrees) else f"{min(degrees)} to {max(degrees)}"
