@@ -7,6 +7,7 @@ from laconic.exchange.everyone import everyone, ring
 from laconic.exchange.graph import graph
 from laconic.exchange.neighbours import neighbours
 from laconic.exchange.pairs import pairs
+from laconic.exchange.planned import planned
 from laconic.exchange.powersgd import powersgd
 from laconic.exchange.push_sum import push_sum
 from laconic.exchange.two_phase import two_phase
@@ -19,6 +20,7 @@ __all__ = [
     "graph",
     "neighbours",
     "pairs",
+    "planned",
     "powersgd",
     "push_sum",
     "ring",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,16 @@ def everyone(
             Others: one all-gather, ``(n-1)`` times their bytes.
     Raises: ClashError for changes under a rule that is not linear.
     """
+    return everyone_by(lambda link, flat: link.all_reduce(flat), compressor, combine, small)
+
+
+def everyone_by(
+    all_reduce: Callable[[Link, Tensor], Tensor],
+    compressor: Compressor | None = None,
+    combine: Rule | None = None,
+    small: Compressor | None = None,
+) -> Exchange:
+    """:func:`everyone`, whose packets are summed, where they can be, by ``all_reduce(link, flat)``."""
     main = compressor if compressor is not None else identity()
     rule = combine if combine is not None else mean()
     minor = small if small is not None else (main if main.summable else identity())
@@ -63,7 +74,7 @@ def everyone(
                 packets.append(packet)
                 inner.append(after)
         if summed:
-            packets = _all_reduce(packets, rule, link)
+            packets = _all_reduce(packets, rule, link, all_reduce)
             with link.meter.compressing():
                 combined = [choose(t).decompress(p) for t, p in zip(tensors, packets, strict=True)]
         else:
@@ -121,7 +132,9 @@ def _combine(rule: Rule, compressor: Compressor, packets: list[Packet], weights:
     return total.div_(sum(weights))
 
 
-def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:
+def _all_reduce(
+    packets: list[Packet], rule: Rule, link: Link, all_reduce: Callable[[Link, Tensor], Tensor]
+) -> list[Packet]:
     """Sum packets in flight, all tensors of one dtype in one all-reduce, and divide by the sum of the weights."""
     tensors = [(i, name, t) for i, packet in enumerate(packets) for name, t in packet.tensors.items()]
     summed: dict[tuple[int, str], Tensor] = {}
@@ -141,7 +154,7 @@ def _all_reduce(packets: list[Packet], rule: Rule, link: Link) -> list[Packet]:
         flat = torch.cat(parts)
         # Before the sum and not after: the sum of many half-precision values may not fit where their mean does.
         flat.mul_(rule.weight if divide else rule.weight / total)
-        flat = link.all_reduce(flat)
+        flat = all_reduce(link, flat)
         if divide:
             flat = flat[:-1] / flat[-1]
         for (i, name, t), part in zip(group, flat.split([t.numel() for _, _, t in group]), strict=True):

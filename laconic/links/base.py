@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from laconic.links.background import Handle, Lane
 from laconic.links.mailbox import CHANNELS, Mailbox
 from laconic.links.meter import Meter
 from laconic.packet import Message, Packet, need
+
+if TYPE_CHECKING:
+    from laconic.links.network import Network
 
 SMALL = 1 << 13  # bytes under which an all-reduce is one round of whole tensors: latency costs more than volume
 PATIENCE = 120.0
@@ -34,6 +37,7 @@ class Link:
     """
 
     exact = True
+    network: Network | None = None  # what it is held to, where that is known
 
     def __init__(self, rank: int, size: int, timeout: float = PATIENCE) -> None:
         if not 0 <= rank < size:
@@ -207,6 +211,13 @@ class Link:
                 for mine, packet in zip(tensors, message, strict=True):
                     mine.copy_(need(packet, "x", (mine.dtype,), mine.numel()).reshape(mine.shape))
         return list(tensors)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Around rounds of messages that end for all workers when they end for one.
+
+        A link that can tell then names who is gone, and not a neighbour that waits in vain just as I do.
+        """
+        return nullcontext()
 
     def barrier(self) -> None:
         """Return once every worker has called it, and what each had started on its lane before has ended."""

@@ -46,21 +46,27 @@ def workers_of(node: Node) -> list[int]:
 def of_groups(group: Group, name: str) -> Plan:
     """The all-reduce along a group of all workers, 0 to n-1.
 
-    Wire:   each worker sends as many bytes as in a ring, ``2 (n-1)/n`` vectors, if its group's ``ports`` are 0.
+    Wire:   if ``ports`` are 0, in all as many bytes as a ring, ``2 (n-1)`` vectors; and if the members of each group
+            are alike, as many out of each worker.
     Raises: ConfigError for a group that has no members, a worker twice or left out, or a way that nobody knows.
     """
     _check(group, name)
-    ranks = workers_of(group)
-    blocks = blocks_of(group)
-    gathering = reduce_scatter(group, blocks)
-    return made(name, len(ranks), blocks, [*gathering, *mirrored(gathering)])
+    return made(name, len(workers_of(group)), blocks_of(group), all_reduce(group, blocks_of(group)))
 
 
-def reduce_scatter(group: Group, blocks: int) -> list[list[Transfer]]:
-    """Rounds after which each worker of the group holds the group's sum of an equal share of the blocks."""
+def all_reduce(group: Group, blocks: int) -> list[list[Transfer]]:
+    """Rounds after which each worker of the group holds the group's sum; rings go the same way round in both halves."""
+    return [*reduce_scatter(group, blocks), *mirrored(reduce_scatter(group, blocks, -1))]
+
+
+def reduce_scatter(group: Group, blocks: int, onwards: int = 1) -> list[list[Transfer]]:
+    """Rounds after which each worker of the group holds the group's sum of an equal share of the blocks.
+
+    Rings go from each member to the next, or with ``onwards=-1`` to the one before.
+    """
     ordered = _ordered(group)
     edges = [blocks * k // len(ordered) for k in range(len(ordered) + 1)]
-    return _rounds(group, {rank: [(edges[k], edges[k + 1])] for k, rank in enumerate(ordered)})
+    return _rounds(group, {rank: [(edges[k], edges[k + 1])] for k, rank in enumerate(ordered)}, onwards)
 
 
 def blocks_of(group: Group) -> int:
@@ -108,17 +114,15 @@ def rhd(workers: int) -> Plan:
     core = 1 << (at_least(workers, "rhd").bit_length() - 1)
     group = nested(range(core), (2,) * (core.bit_length() - 1))
     blocks = blocks_of(group)
-    halving = reduce_scatter(group, blocks)
-    return made("rhd", workers, blocks, folded(workers, blocks, [*halving, *mirrored(halving)]))
+    return made("rhd", workers, blocks, folded(workers, blocks, all_reduce(group, blocks)))
 
 
 def leaders(sites: Sequence[Sequence[int]]) -> Plan:
     """Each site's first worker sums for it; these go round a ring, and send the sum to their sites."""
     first = [site[0] for site in sites]
     gathering = [[Transfer(rank, site[0], 0, len(sites)) for site in sites for rank in site[1:]]]
-    around = reduce_scatter(Group(tuple(first), "ring"), len(sites))
-    rounds = [*gathering, *around, *mirrored(around), *mirrored(gathering)]
-    return made("leaders", sum(map(len, sites)), len(sites), rounds)
+    around = all_reduce(Group(tuple(first), "ring"), len(sites))
+    return made("leaders", sum(map(len, sites)), len(sites), [*gathering, *around, *mirrored(gathering)])
 
 
 def nested(members: Iterable[Node], factors: Sequence[int], way: str = "direct") -> Group:
@@ -143,14 +147,14 @@ def factorisations(number: int) -> Iterator[tuple[int, ...]]:
 # -- who holds what -----------------------------------------------------------------------------------------------
 
 
-def _rounds(node: Node, owned: Owned) -> list[list[Transfer]]:
+def _rounds(node: Node, owned: Owned, onwards: int) -> list[list[Transfer]]:
     if isinstance(node, int):
         return []
     inner = [_within(node, place, owned) for place in range(len(node.members))]
-    side_by_side = [_rounds(member, held) for member, held in zip(node.members, inner, strict=True)]
+    side_by_side = [_rounds(member, held, onwards) for member, held in zip(node.members, inner, strict=True)]
     below = [list(chain.from_iterable(rounds)) for rounds in zip_longest(*side_by_side, fillvalue=[])]
     if node.ports == 0:
-        return [*below, *_crossing(node, inner, owned)]
+        return [*below, *_crossing(node, inner, owned, onwards)]
     before: list[Transfer] = []
     after: list[Transfer] = []
     narrow_owned: Owned = {}
@@ -165,7 +169,7 @@ def _rounds(node: Node, owned: Owned) -> list[list[Transfer]]:
         ]
         narrow.append(_handed(held, port))
         narrow_owned |= _handed(owned, port)
-    return [*below, before, *_crossing(node, narrow, narrow_owned), after]
+    return [*below, before, *_crossing(node, narrow, narrow_owned, onwards), after]
 
 
 def _within(group: Group, place: int, owned: Owned) -> Owned:
@@ -184,7 +188,7 @@ def _within(group: Group, place: int, owned: Owned) -> Owned:
     return {rank: _merged(spans) for rank, spans in held.items()}
 
 
-def _crossing(group: Group, inner: list[Owned], owned: Owned) -> list[list[Transfer]]:
+def _crossing(group: Group, inner: list[Owned], owned: Owned, onwards: int) -> list[list[Transfer]]:
     count = len(group.members)
     maps = [_Map(held) for held in inner]
     rounds: list[list[Transfer]] = [[] for _ in range(1 if group.way == "direct" else count - 1)]
@@ -192,11 +196,11 @@ def _crossing(group: Group, inner: list[Owned], owned: Owned) -> list[list[Trans
         for rank in held:
             for span in owned.get(rank, ()):
                 for hop in range(count - 1):
-                    source = (place + 1 + hop) % count
+                    source = (place + onwards * (1 + hop)) % count
                     if group.way == "direct":
                         rounds[0] += [Transfer(peer, rank, a, b) for peer, a, b in maps[source].cut(span)]
                         continue
-                    onward = maps[(source + 1) % count]
+                    onward = maps[(source + onwards) % count]
                     rounds[hop] += [
                         Transfer(peer, following, c, d)
                         for peer, a, b in maps[source].cut(span)
