@@ -121,7 +121,8 @@ def to_bytes(message: Sequence[Packet]) -> Tensor:
 def from_bytes(buffer: Tensor | bytes | bytearray) -> Message:
     """Read a message back; its tensors lie inside ``buffer`` and are not copied.
 
-    Raises: PacketError, saying what was wrong, for anything that :func:`to_bytes` did not write.
+    Raises: PacketError, saying what was wrong, for what is damaged, of another format, or holds less or more than it
+            says. The padding between tensors is under the checksum, and not looked at.
     """
     if not isinstance(buffer, Tensor):
         buffer = torch.frombuffer(bytearray(buffer), dtype=torch.uint8) if len(buffer) else torch.empty(0).byte()

@@ -45,8 +45,8 @@ def weighted_mean(weight: float = 1.0) -> Rule:
 def _weighted(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     # In rank order, so that every worker adds the same numbers in the same order and all hold the same bits.
     if all(weight == 1.0 for weight in weights):
-        total = tensors[0].clone()
-        for tensor in tensors[1:]:
+        total = tensors[0] + tensors[1] if len(tensors) > 1 else tensors[0].clone()
+        for tensor in tensors[2:]:
             total += tensor
         return total.div_(len(tensors))
     total = tensors[0] * weights[0]
