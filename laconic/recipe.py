@@ -24,7 +24,7 @@ from typing import Any
 
 from laconic.drag import factors
 from laconic.errors import ConfigError, unknown
-from laconic.links.network import Connection, Network, check_workers, of_cluster, parse
+from laconic.links.network import Connection, Network, check_workers, of_cluster, on_the_wire, parse
 from laconic.methods import METHODS, build
 from laconic.nesting import number
 from laconic.plan.cluster import read_cluster
@@ -148,13 +148,16 @@ class Recipe:
                 f"cluster={self.cluster!r} says what every link is, and link-of {self.links[0]} what one is; "
                 "leave it out, or change the cluster's file"
             )
-        if self.cluster and self.on not in ("paced", SIMULATED):
-            raise ConfigError(f"cluster={self.cluster!r} needs on=simulated or on=paced; on={self.on} cannot make it")
+        if self.cluster and self.on == "group":
+            raise ConfigError(
+                f"cluster={self.cluster!r} needs on=simulated, paced or testbed; on=group takes the network as it is"
+            )
 
     def network(self) -> Network:
         """The network that ``link`` and ``links``, or ``cluster`` describe; without them, one without limits."""
         if self.cluster:
-            return of_cluster(read_cluster(self.cluster), self.workers)
+            found = of_cluster(read_cluster(self.cluster), self.workers)
+            return on_the_wire(found) if self.on == "testbed" else found
         if self.links and not self.link:
             raise ConfigError(f"link-of {self.links[0]} sets one apart; say the others' with link, such as 100mbit")
         if not self.link:

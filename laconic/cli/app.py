@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from laconic.cli.probe import probe
 from laconic.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
@@ -487,6 +488,9 @@ def testbed(
         except KeyboardInterrupt:
             status = 130 if argv else 0
     raise typer.Exit(status)
+
+
+app.command(short_help="Measure machines and the links between them.")(probe)
 
 
 def _place(context: typer.Context, on: str, simulate: bool) -> str:

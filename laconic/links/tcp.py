@@ -236,6 +236,10 @@ class TcpLink(Link):
         self.meter.received(nbytes)
         return message
 
+    def connection(self, peer: int) -> socket.socket:
+        """The socket to a peer, for those who ask the kernel about it: what is read or written there is lost."""
+        return self._peers[peer].connection
+
     def _latest(self) -> int:
         return time.monotonic_ns() + self._hold if self._hold else 0
 
@@ -291,6 +295,10 @@ class TcpLink(Link):
         """The peer that was the first to go without a goodbye."""
         crashed = [peer for peer in self._peers.values() if peer.lost and not peer.left]
         return min(crashed, key=lambda peer: peer.lost_at, default=None)
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Around rounds of messages that end for all workers when they end for one: names who is gone."""
+        return self._naming()
 
     # -- faults ----------------------------------------------------------------------------------------------
 

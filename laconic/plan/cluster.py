@@ -41,11 +41,12 @@ from pathlib import Path
 from typing import Any
 
 from laconic.errors import ConfigError, unknown
+from laconic.plan.measured import Measured, read_measured
 
 SHIPPED = Path(__file__).parent / "clusters"
 UNLIMITED = math.inf
 KEYS = {
-    "the file": ("name", "about", "source", "licence", "workers", "machines", "between", "links"),
+    "the file": ("name", "about", "source", "licence", "workers", "machines", "between", "links", "errors", "measured"),
     "machines": ("name", "memory", "flops", "group", "up", "down"),
     "between": ("places", "bandwidth", "latency"),
     "links": ("from", "to", "bandwidth", "latency"),
@@ -90,6 +91,7 @@ class Cluster:
     about: str = ""
     source: str = ""
     licence: str = ""
+    measured: Measured | None = None
 
     def placed(self, workers: int) -> list[Machine]:
         """Each worker's machine: as the file places them, else one on each, and round again for more."""
@@ -185,7 +187,9 @@ class _Reader:
             if worker not in names:
                 raise self._wrong(str(unknown("machine in workers:", worker, names)))
         words = {key: self._text(raw, key, "") for key in ("about", "source", "licence")}
-        cluster = Cluster(self._text(raw, "name", stem), machines, lines, tuple(workers), **words)
+        found = self._told(lambda: read_measured(raw["measured"], names)) if "measured" in raw else None
+        name = self._text(raw, "name", stem)
+        cluster = Cluster(name, machines, lines, tuple(workers), **words, measured=found)
         placed = cluster.placed(len(workers) or len(machines))
         for i, a in enumerate(placed):
             for j, b in enumerate(placed):

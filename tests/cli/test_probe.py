@@ -1,0 +1,151 @@
+"""``laconic probe`` as it is typed: files that train reads, refusals in a sentence, and hosts over ssh."""
+
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from laconic.plan.cluster import read_cluster
+from tests.links.workers import free_port
+
+QUICK = ("--seconds", "6", "--compressors", "half", "--workload", "adult")
+# Stands in for ssh: runs on this machine what would be run on the other.
+SSH = """#!/bin/sh
+if [ "$1" = -G ]; then echo "hostname 127.0.0.1"; exit; fi
+shift 4
+case "$1" in *nowhere) echo "ssh: connect to host nowhere port 22: No route to host" >&2; exit 255;; esac
+shift
+exec sh -c "$*"
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "ssh"
+    script.write_text(SSH)
+    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+@pytest.mark.processes
+def test_a_probe_of_paced_links_finds_them_and_training_reads_its_file(laconic, tmp_path):
+    argv = ("probe", "--workers", 2, "--link", "40mbit,5ms", "--link-of", "1:20mbit/8mbit,20ms", "--out", "c.toml")
+    status, said, errors = laconic(*argv, *QUICK)
+    assert status == 0, errors
+    assert "2 machines, 2 links to measure: sends at most" in said
+    cluster = read_cluster(tmp_path / "c.toml")
+    there, back = cluster.line(*cluster.machines), cluster.line(*reversed(cluster.machines))
+    assert there.bandwidth == pytest.approx(20e6 / 8, rel=0.05)
+    assert back.bandwidth == pytest.approx(8e6 / 8, rel=0.05)
+    assert (there.latency, back.latency) == pytest.approx((0.005, 0.02), abs=0.003)
+    found = cluster.measured.machines["worker0"]
+    assert found.flops > 1e6
+    assert found.step.samples >= 3
+    assert found.compressors["half"].nbytes == pytest.approx(0.5, abs=0.01)
+    assert cluster.measured.on == "paced"
+    run = ("train", "adult", "--cluster", "c.toml", "--simulate", "--steps", 2, "--out", "run")
+    status, _, errors = laconic(*run)
+    assert status == 0, errors
+
+
+@pytest.mark.processes
+def test_a_second_probe_goes_on_where_the_first_ended(laconic, tmp_path):
+    argv = ("probe", "--workers", 2, "--link", "100mbit", "--out", "c.toml", *QUICK)
+    assert laconic(*argv)[0] == 0
+    before = tomllib.loads((tmp_path / "c.toml").read_text())
+    status, said, errors = laconic(*argv)
+    assert status == 0, errors
+    assert "c.toml knows these 2 machines well" in said
+    after = tomllib.loads((tmp_path / "c.toml").read_text())
+    assert after["between"] == before["between"]
+    assert after["machines"] == before["machines"]
+
+
+@pytest.mark.processes
+def test_hosts_are_probed_over_ssh(laconic, tmp_path, ssh):
+    hosts = ("attic", "user@cellar", "--python", sys.executable, "--port", free_port())
+    status, said, errors = laconic("probe", *hosts, "--out", "home.toml", "--bytes", "20MB", *QUICK)
+    assert status == 0, errors
+    assert "sends at most" in said
+    cluster = read_cluster(tmp_path / "home.toml")
+    assert [machine.name for machine in cluster.machines] == ["attic", "cellar"]
+    assert cluster.measured.nbytes <= 20e6
+    assert cluster.line(*cluster.machines).bandwidth > 1e7  # this machine's loopback
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (
+            ("attic", "nowhere"),
+            "nowhere cannot be reached by ssh: ssh: connect to host nowhere port 22: No route to host",
+        ),
+        (("attic", "cellar", "--python", "/bin/false"), "laconic does not start on"),
+    ],
+)
+def test_a_host_that_cannot_take_part_is_named(laconic, ssh, argv, told):
+    status, _, errors = laconic("probe", *argv, "--port", free_port(), *QUICK)
+    assert status == 2
+    assert told in errors.replace("\n", " ")
+
+
+@pytest.mark.processes
+def test_under_torchrun_worker_0_writes_the_file_and_two_on_one_machine_are_refused(tmp_path):
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--no-python"]
+    argv += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", sys.executable, "-c"]
+    argv += ["from laconic.cli import main; main()", "probe", "--out", str(tmp_path / "c.toml"), *QUICK, "--yes"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=80, check=False, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "start one on each machine" in done.stderr
+
+
+def test_what_to_type_where_there_is_no_ssh_is_printed(laconic, monkeypatch):
+    status, said, _ = laconic("probe", "attic", "user@cellar", "--print", "--bytes", "50MB", "--out", "home.toml")
+    assert status == 0
+    first, second, last = said.splitlines()
+    assert first.startswith("attic: torchrun --nnodes=2 --node-rank=0 --nproc-per-node=1 --master-addr=attic")
+    assert second.startswith("cellar: torchrun --nnodes=2 --node-rank=1")
+    assert "laconic probe --out home.toml --seconds 60 --bytes 50MB" in second
+    assert last == "The file is written on attic."
+    monkeypatch.setenv("PATH", "")
+    status, _, errors = laconic("probe", "attic", "cellar", *QUICK)
+    assert (status, "there is no ssh on this machine" in errors) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("--workers", 1), "a link has two ends, and there is 1 machine"),
+        (("attic", "attic"), "two workers are on attic"),
+        (("attic",), "a link has two ends"),
+        (("attic", "cellar", "--link", "5mbit"), "hosts have their own"),
+        (("--print",), "name them"),
+        (("--bytes", "100kB"), "2 links measured once take at least 598 kB, and the limit is 100 kB; raise --bytes"),
+        (("--bytes", "many"), "'many' is no size; write it with its unit"),
+        (("--seconds", 0.1), "--seconds must be from 1 to a million, got 0.1"),
+        (("--workers", 20, "--seconds", 5), "380 links measured once take at least"),
+        (("--on", "simulated"), "a simulated link needs no measuring"),
+        (("--on", "group", "--link", "5mbit"), "leave the links out"),
+        (("--link", "fast"), "'fast' is not a rate"),
+        (("--workload", "shakespear"), "did you mean 'shakespeare'?"),
+        (("--compressors", "half,tokp"), "did you mean 'topk'?"),
+        (("--out", "no/such/c.toml"), "there is no folder no/such"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused_before_anything_is_sent(laconic, argv, told):
+    status, _, errors = laconic("probe", *argv)
+    assert status == 2
+    assert told in errors.replace("\n", " ")
+
+
+def test_a_file_that_is_no_cluster_is_not_overwritten(laconic, tmp_path):
+    (tmp_path / "c.toml").write_text("x = 1\n")
+    status, _, errors = laconic("probe", "--out", "c.toml")
+    assert status == 2
+    assert "unknown key 'x'" in errors
+    assert (tmp_path / "c.toml").read_text() == "x = 1\n"

@@ -1,0 +1,47 @@
+"""A probe of hosts whose links the kernel shapes: it finds the stated rates on the wire, and the file is emulated."""
+
+import pytest
+
+from laconic.bench.testbed import available
+from laconic.cli.probe import Plan
+from laconic.links.network import FRAMES, of_cluster, parse
+from laconic.plan.cluster import read_cluster
+from laconic.plan.probing import start
+from laconic.recipe import Recipe
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.processes,
+    pytest.mark.skipif(available() is not None, reason=str(available())),
+]
+
+
+def probed(network, out, seconds):
+    names = [f"worker{rank}" for rank in range(network.workers)]
+    plan = Plan(out, seconds, 1e9, again=True, looking={"workload": "adult", "options": {}, "compressors": ["half"]})
+    found = start.in_testbed(network, plan.work(names, "testbed"), lambda sentence: None)
+    plan.finish(names, found, "")
+    return read_cluster(out)
+
+
+def test_shaped_rates_are_found_within_a_twentieth_each_way_and_each_link(tmp_path):
+    network = parse("40mbit", 3, ["1:40mbit/8mbit", "0-2:4mbit"])
+    cluster = probed(network, tmp_path / "c.toml", 30)
+    found = of_cluster(cluster, 3)
+    for a in range(3):
+        for b in range(3):
+            if a != b:
+                assert found.link(a, b).up * FRAMES == pytest.approx(network.link(a, b).up, rel=0.05), (a, b)
+                assert found.link(a, b).latency < 0.005
+                assert cluster.measured.links[f"worker{a}", f"worker{b}"].frames == pytest.approx(FRAMES, abs=1e-4)
+    assert cluster.machines[1].up * FRAMES == pytest.approx(1e6, rel=0.05)
+
+
+def test_delays_are_found_one_way_and_the_file_can_be_emulated(tmp_path):
+    cluster = probed(parse("20mbit,15ms", 2, ["1:20mbit,5ms"]), tmp_path / "c.toml", 12)
+    there, back = cluster.line(*cluster.machines), cluster.line(*reversed(cluster.machines))
+    assert (there.latency, back.latency) == pytest.approx((0.015, 0.005), abs=0.004)
+    recipe = Recipe("adult", on="testbed", cluster=str(tmp_path / "c.toml"), steps=1).checked()
+    emulated = recipe.network()
+    assert emulated.link(0, 1).up == pytest.approx(20e6 / 8, rel=0.05)
+    assert emulated.link(0, 1).latency == there.latency
