@@ -136,7 +136,7 @@ def sum_in_one_pass(parts: list[Tensor], into: Tensor) -> None:
     Each is read from memory once, and the sum is written once: ``len(parts) + 1`` touches, where adding one after the
     other takes ``3 (len(parts) - 1)``. Sums of 16-bit values are taken in 32 bits and rounded once.
     """
-    if len(parts) == 2:
+    if len(parts) == 2 or not into.numel():
         torch.add(parts[0], parts[1], out=into)
         return
     step = min(IN_CACHE, into.numel()) if into.device.type == "cpu" else into.numel()

@@ -24,10 +24,8 @@ def ring_order(cost: NDArray[np.float64]) -> tuple[int, ...]:
     count = len(cost)
     if count <= 2:
         return tuple(range(count))
-    if count <= EXACT:
-        return _exact(cost)
-    found = min(_greedy(cost), tuple(range(count)), key=lambda order: _rank(cost, order))
-    return _searched(cost, list(found))
+    starts = [_greedy(cost), tuple(range(count)), *([_exact(cost)] if count <= EXACT else [])]
+    return _searched(cost, list(min(starts, key=lambda order: _rank(cost, order))))
 
 
 def worst_edge(cost: NDArray[np.float64], order: Sequence[int]) -> float:
@@ -95,10 +93,10 @@ def _greedy(cost: NDArray[np.float64]) -> tuple[int, ...]:
 
 
 def _rank(cost: NDArray[np.float64], order: Sequence[int]) -> tuple[float, float]:
-    """The worst edge, and then all: so that among equals the search goes on downhill."""
+    """The worst edge, and then all of them: where the worst cannot be avoided, it is taken no oftener than need be."""
     at = np.array(order)
     edges = cost[at, np.roll(at, -1)]
-    return float(edges.max()), float(np.sort(edges)[-len(edges) // 4 :].sum())
+    return float(edges.max()), float(edges.sum())
 
 
 def _searched(cost: NDArray[np.float64], order: list[int]) -> tuple[int, ...]:

@@ -1,0 +1,104 @@
+"""Which plan: sites are found where rates fall, and the cheapest is the one that the network calls for."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laconic.links.network import Connection, Network, of_cluster, parse
+from laconic.plan.choosing import NAMES, USUAL, options, plan_of
+from laconic.plan.cluster import read_cluster
+from laconic.plan.collectives import Rates, doubling_until, star_until
+from laconic.plan.groups import Group, workers_of
+from laconic.plan.rounds import check
+from laconic.plan.sites import sites
+from tests.exchange.test_planned import two_sites
+
+
+def shuffled(network, order):
+    """The same network with its workers in another order."""
+    place = {old: new for new, old in enumerate(order)}
+    links = tuple((place[i], place[j], connection) for i, j, connection in network.links)
+    return Network(tuple(network.connections[old] for old in order), links)
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=st.integers(0, 10**6))
+def test_sites_are_found_whatever_the_order_of_the_ranks(sizes, seed):
+    network = two_sites(sizes)
+    order = list(range(network.workers))
+    random.Random(seed).shuffle(order)
+    if max(sizes) == 1:
+        assert sites(network) == Group(tuple(range(len(sizes))))
+        return
+    found = sites(shuffled(network, order))
+    first = [sum(sizes[:k]) for k in range(len(sizes))]
+    wanted = {frozenset(order.index(at + i) for i in range(size)) for at, size in zip(first, sizes, strict=True)}
+    assert {frozenset(workers_of(member)) for member in found.members} == wanted
+
+
+def test_sites_are_made_of_sites_where_rates_fall_twice():
+    rate = lambda i, j: 1e9 if i // 2 == j // 2 else 1e7 if i // 4 == j // 4 else 1e5  # noqa: E731
+    pairs = [(i, j) for i in range(8) for j in range(8) if i != j]
+    links = tuple((i, j, Connection(rate(i, j), rate(i, j))) for i, j in pairs)
+    found = sites(Network((Connection(),) * 8, links))
+    assert found == Group((Group((Group((0, 1)), Group((2, 3)))), Group((Group((4, 5)), Group((6, 7))))))
+
+
+@pytest.mark.parametrize("network", [parse("100mbit", 5), parse("100mbit", 1), parse("100mbit", 4, ["1:60mbit"])])
+def test_where_rates_do_not_fall_there_is_one_site(network):
+    assert sites(network) == Group(tuple(range(network.workers)))
+
+
+def test_the_slower_direction_counts():
+    one_way = Network((Connection(1e7, 1e7),) * 3, tuple((0, j, Connection(1e5, 1e5)) for j in (1, 2)))
+    assert {frozenset(workers_of(member)) for member in sites(one_way).members} == {frozenset({0}), frozenset({1, 2})}
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5, 8, 9])
+@pytest.mark.parametrize("nbytes", [100.0, 1e6])
+def test_every_option_is_an_all_reduce_and_they_are_in_order(workers, nbytes):
+    found = options(workers, nbytes)
+    assert [option.seconds for option in found] == pytest.approx(sorted(option.seconds for option in found))
+    for option in found:
+        check(option.plan)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ":" not in name])
+@pytest.mark.parametrize("cluster", ["aws10", "homes6"])
+def test_every_name_gives_a_plan_for_every_shipped_cluster(name, cluster):
+    machines = read_cluster(cluster)
+    network = of_cluster(machines, len(machines.machines))
+    check(plan_of(name, network.workers, 1e6, network))
+    assert plan_of(name, 1, 1e6).rounds == ()
+
+
+def test_for_few_bytes_the_fewest_rounds_and_for_many_the_fewest_bytes():
+    rates = Rates(1e-2, 8e-8)
+    small, large = (options(8, nbytes, None, rates) for nbytes in (10.0, 1e9))
+    assert len(small[0].plan.rounds) == 2
+    assert max(large[0].plan.shares()[0]) == pytest.approx(2 * 7 / 8)
+
+
+@pytest.mark.parametrize("workers", [4, 8, 16])
+def test_options_cross_over_where_the_formulas_say(workers):
+    rates = USUAL._replace(gamma=0.0, delta=0.0)
+    for until, quick, slow in ((doubling_until, "doubling", "rhd"), (star_until, "star", "ring")):
+        for factor, better in ((0.98, True), (1.02, False)):
+            by_name = {
+                option.plan.name: option.seconds
+                for option in options(workers, until(workers, rates) * factor, None, rates)
+            }
+            assert (by_name[quick] < by_name[slow]) == better
+
+
+def test_a_ring_over_uneven_links_takes_the_order_that_suits_them():
+    network = shuffled(two_sites((3, 3)), [0, 3, 1, 4, 2, 5])
+    plan = plan_of("ring", 6, 1e6, network)
+    site = [0, 1, 0, 1, 0, 1]
+    assert sum(site[t.source] != site[t.target] for t in plan.rounds[0]) == 2
+
+
+def test_a_star_stands_where_links_are_best():
+    network = parse("10mbit", 4, ["2:100mbit"])
+    assert plan_of("star", 4, 1e6, network).name == "star around 2"
