@@ -12,6 +12,7 @@
     │   ├── PeerTimeout    silent for the stated time: asking again may help
     │   └── PeerLost       gone: asking again does not help
     ├── RunFailed          a run that was started ended before its time; the text is the first worker's own error
+    ├── ProbeFailed        the same of a probe
     └── TestbedError       hosts that could not be made, or have ended
 """
 
@@ -63,6 +64,10 @@ class PeerLost(PeerError):
 
 class RunFailed(LaconicError):
     """A run ended before its time; the text is the first worker's own error."""
+
+
+class ProbeFailed(LaconicError):
+    """A probe ended before its time; the text is the first worker's own error."""
 
 
 class TestbedError(LaconicError):

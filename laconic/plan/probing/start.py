@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from laconic.errors import ConfigError, LaconicError
+from laconic.errors import ConfigError, ProbeFailed
 from laconic.links.network import Network
 
 MODULE = ["-m", "laconic.plan.probing.worker"]
@@ -28,10 +28,6 @@ SSH = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={REACH_SECONDS}"]
 PORT = 29400  # where workers on several hosts meet
 
 Tell = Callable[[str], None]
-
-
-class ProbeFailed(LaconicError):
-    """A probe ended before its time; the text is the first worker's own error."""
 
 
 def here(work: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
