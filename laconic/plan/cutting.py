@@ -1,0 +1,298 @@
+"""What a step takes of a transformer that is cut into a shape and laid out on a cluster: seconds, memory and traffic.
+
+One answer from the models beside this file: operations (:mod:`~laconic.plan.transformer`, :mod:`~laconic.plan.passes`),
+memory (:mod:`~laconic.plan.footprint`), the order of turns (:mod:`~laconic.plan.pipeline`), places and their lines
+(:mod:`~laconic.plan.layout`) and uneven stages (:mod:`~laconic.plan.holmes`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from laconic.plan import pipeline
+from laconic.plan.cluster import Line
+from laconic.plan.footprint import RESERVE, Correction, Memory, least_memory, stage_memory
+from laconic.plan.holmes import split
+from laconic.plan.layout import CLASSES, Layout, all_reduce_seconds, ring, summing
+from laconic.plan.passes import Passes, head_passes, layer_passes, optimizer_seconds
+from laconic.plan.transformer import (
+    Shape,
+    Training,
+    Transformer,
+    boundary_bytes,
+    flops,
+    reductions,
+    stage_parameters,
+)
+
+TERMS = ("computing", "tensor messages", "bubble", "stage messages", "summing copies", "optimizer")
+NO_LINE = Line(math.inf, 0.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained and how; ``memory_bandwidth`` as :mod:`laconic.plan.passes` has it, ``correction`` from measured
+    peaks of memory."""
+
+    model: Transformer
+    training: Training
+    memory_bandwidth: float = math.inf
+    correction: Correction = field(default_factory=Correction)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of the fullest worker: bytes taken, and bytes that there are without the reserve."""
+
+    stage: int
+    memory: Memory
+    taken: float
+    limit: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does."""
+        return self.taken <= self.limit
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A shape and its price: seconds of a step and what they are made of, memory of the fullest worker, and bytes that
+    all workers send in a step over each class of link."""
+
+    shape: Shape
+    stages_across: bool
+    layers: tuple[int, ...]
+    terms: dict[str, float]
+    room: Room
+    traffic: dict[str, float]
+    tokens: int
+    operations: float
+    machines: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of one step: the sum of its terms."""
+        return sum(self.terms.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all workers."""
+        return self.tokens / self.seconds
+
+    def share(self, peak: float) -> float:
+        """Of the peak rate of all workers, by the model's operations without any that are done again."""
+        return self.operations / (self.seconds * self.shape.workers * peak)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The passes of each stage for a micro-batch, without and with its layers."""
+
+    layers: tuple[int, ...]
+    passes: tuple[Passes, ...]
+    head: Passes
+
+
+def stages(job: Job, layout: Layout) -> Stages:
+    """Layers dealt to the stages by their speed, in single moves while the least time of the pipeline gets less."""
+    model, training, shape = job.model, job.training, layout.shape
+    p, t, b = shape.pipeline, shape.tensor, shape.micro_batch
+    lines = [_tensor_line(layout, stage) for stage in range(p)]
+    speeds = [layout.speed(stage) for stage in range(p)]
+    one = [
+        layer_passes(model, training, b, t, speed, line, job.memory_bandwidth)
+        for speed, line in zip(speeds, lines, strict=True)
+    ]
+    head = head_passes(model, training, b, t, speeds[-1], lines[-1])
+    if model.layers % p == 0 and len(set(one)) == 1:
+        layers = [model.layers // p] * p
+    else:
+
+        def least(layers: Sequence[int]) -> float:
+            made = _with_head(one, layers, head)
+            micro_batches = shape.micro_batches(training.batch)
+            return float(pipeline.least_time([x.there for x in made], [x.back for x in made], micro_batches))
+
+        def excess(layers: Sequence[int]) -> float:
+            return max(0.0, (fullest := room(job, layout, layers)).taken - fullest.limit)
+
+        layers = split(model.layers, [1 / (x.there + x.back) for x in one], least, excess)
+    return Stages(tuple(layers), tuple(_with_head(one, layers, head)), head)
+
+
+def room(job: Job, layout: Layout, layers: Sequence[int]) -> Room:
+    """The fullest worker's memory, by the share that is taken."""
+    found = []
+    for stage in range(layout.shape.pipeline):
+        memory = stage_memory(job.model, job.training, layout.shape, layers, stage)
+        limit = (1 - RESERVE) * layout.memory(stage)
+        taken = max(job.correction.apply(memory), least_memory(job.model, job.training, layout.shape, layers, stage))
+        found.append(Room(stage, memory, taken, limit))
+    return max(found, key=lambda one: one.taken / one.limit)
+
+
+def least_seconds(job: Job, layout: Layout, cut: Stages) -> float:
+    """No step takes less: the busiest stage computes all its micro-batches."""
+    m = layout.shape.micro_batches(job.training.batch)
+    there, back = [x.there for x in cut.passes], [x.back for x in cut.passes]
+    if layout.shape.chunks > 1:
+        return m * max(f + b for f, b in zip(there, back, strict=True))
+    return float(pipeline.least_time(there, back, m))
+
+
+def price(job: Job, layout: Layout, cut: Stages | None = None) -> Priced:
+    """What a step of this layout takes.
+
+    Turns are simulated stage by stage, the messages of the slowest copy between them; then the copies of each stage are
+    summed, as soon as it is done and behind nothing, and the optimizer steps.
+
+    Law:    the terms' sum is the step's seconds; with no latency, twice the rates of all links and machines halve it.
+    """
+    cut = stages(job, layout) if cut is None else cut
+    shape, training = layout.shape, job.training
+    m, v = shape.micro_batches(training.batch), shape.chunks
+    pieces = _pieces(cut, v)
+    forward, backward = [x.there for x in pieces], [x.back for x in pieces]
+    alone = pipeline.steady(shape.pipeline, m, v, forward, backward)
+    there, back = _hops(job, layout)
+    together = alone
+    if shape.pipeline > 1:
+        together = pipeline.steady(shape.pipeline, m, v, forward, backward, there, back)
+    data = _data_seconds(job, layout, cut)
+    end = max(done + seconds for done, seconds in zip(together.ends, data, strict=True))
+    busiest = max(range(shape.pipeline), key=lambda stage: alone.busy[stage])
+    passes = cut.passes[busiest]
+    messages = m * (passes.forward_messages + passes.backward_messages)
+    held = [
+        stage_parameters(job.model, n, i == 0, i == len(cut.layers) - 1, shape.tensor) for i, n in enumerate(cut.layers)
+    ]
+    terms = (
+        alone.busy[busiest] - messages,
+        messages,
+        alone.total - alone.busy[busiest],
+        together.total - alone.total,
+        end - together.total,
+        optimizer_seconds(training, max(held), shape.data, job.memory_bandwidth),
+    )
+    return Priced(
+        shape,
+        layout.stages_across,
+        cut.layers,
+        dict(zip(TERMS, (float(term) for term in terms), strict=True)),
+        room(job, layout, cut.layers),
+        _traffic(job, layout, cut),
+        training.batch * job.model.sequence,
+        flops(job.model, training.batch),
+        tuple(dict.fromkeys(machine.name for machine in layout.machines)),
+    )
+
+
+def _with_head(one: Sequence[Passes], layers: Sequence[int], head: Passes) -> list[Passes]:
+    made = [x.times(n) for x, n in zip(one, layers, strict=True)]
+    return [*made[:-1], made[-1].and_(head)]
+
+
+def _pieces(cut: Stages, chunks: int) -> list[Passes]:
+    """Of each piece, in the order that a micro-batch passes them; the head is behind the last."""
+    bare = [*cut.passes[:-1], cut.passes[-1].and_(cut.head.times(-1))]
+    pieces = [x.times(1 / chunks) for _ in range(chunks) for x in bare]
+    return [*pieces[:-1], pieces[-1].and_(cut.head)]
+
+
+def _tensor_line(layout: Layout, stage: int) -> Line:
+    pairs = [pair for copy in range(layout.shape.data) for pair in ring(layout.tensor_group(stage, copy))]
+    return layout.slowest(pairs) if pairs else NO_LINE
+
+
+def _hops(job: Job, layout: Layout) -> tuple[list[float], list[float]]:
+    """Seconds of a message from each piece to the next, and back, for the copy whose messages take longest.
+
+    A message between machines is cut among the workers of a stage and put together behind them, if sequence
+    parallelism does not cut it anyway.
+    """
+    p, t = layout.shape.pipeline, layout.shape.tensor
+    if p == 1:
+        return [0.0], [0.0]
+    whole = boundary_bytes(job.model, job.training, layout.shape.micro_batch)
+    gathers = []
+    for stage in range(p):
+        line = _tensor_line(layout, stage)
+        again = all_reduce_seconds(line, t, whole) / 2 if t > 1 and not job.training.sequence_parallel else 0.0
+        gathers.append(again)
+
+    def hop(sender: int, receiver: int, copy: int) -> float:
+        lines = [layout.line(layout.rank(sender, copy, k), layout.rank(receiver, copy, k)) for k in range(t)]
+        return max(line.latency + whole / t / line.bandwidth for line in lines) + gathers[receiver]
+
+    found = []
+    for copy in range(layout.shape.data):
+        there = [hop(stage, (stage + 1) % p, copy) for stage in range(p)]
+        back = [hop((stage + 1) % p, stage, copy) for stage in range(p)]
+        found.append((there, back))
+    there, back = max(found, key=lambda one: sum(one[0][:-1]) + sum(one[1][:-1]))
+    v = layout.shape.chunks
+    return [*(there * v)[: p * v - 1], 0.0], [*(back * v)[: p * v - 1], 0.0]
+
+
+def summed_bytes(training: Training, parameters: float) -> float:
+    """Of one all-reduce that takes as long as bringing copies of these parameters together."""
+    other = training.value_bytes if training.sharded_optimizer else training.gradient_bytes
+    return parameters * (training.gradient_bytes + other) / 2
+
+
+def _data_seconds(job: Job, layout: Layout, cut: Stages) -> list[float]:
+    """Seconds that each stage takes to sum its copies, and the two ends a tied embedding."""
+    p, t = layout.shape.pipeline, layout.shape.tensor
+    found = []
+    for stage, layers in enumerate(cut.layers):
+        held = stage_parameters(job.model, layers, stage == 0, stage == p - 1, t)
+        found.append(summing(layout, stage, summed_bytes(job.training, held)).seconds)
+    if job.model.tied and p > 1:
+        line = layout.slowest(_ends(layout))
+        table = job.model.hidden * job.model.vocabulary / t * job.training.gradient_bytes
+        tied = all_reduce_seconds(line, 2, table)
+        found[0], found[-1] = found[0] + tied, found[-1] + tied
+    return found
+
+
+def _ends(layout: Layout) -> list[tuple[int, int]]:
+    """Workers of the first and the last stage, both ways."""
+    last = layout.shape.pipeline - 1
+    pairs = [
+        (layout.rank(0, copy, k), layout.rank(last, copy, k))
+        for copy in range(layout.shape.data)
+        for k in range(layout.shape.tensor)
+    ]
+    return pairs + [(b, a) for a, b in pairs]
+
+
+def _traffic(job: Job, layout: Layout, cut: Stages) -> dict[str, float]:
+    """Bytes of all workers in a step, by the class of the link."""
+    model, training, shape = job.model, job.training, layout.shape
+    p, t, d, v = shape.pipeline, shape.tensor, shape.data, shape.chunks
+    m = shape.micro_batches(training.batch)
+    whole = boundary_bytes(model, training, shape.micro_batch)
+    found = dict.fromkeys(CLASSES, 0.0)
+    hops = [v if stage < p - 1 else v - 1 for stage in range(p)] if p > 1 else [0]  # from each stage to the next
+    for stage, layers in enumerate(cut.layers):
+        loss = 3 * 4 * shape.micro_batch * model.sequence if stage == p - 1 else 0
+        summed = m * 2 * (t - 1) / t * (layers * reductions(training) * whole + loss)
+        if not training.sequence_parallel:  # what came in parts is put together
+            summed += m * (t - 1) / t * (hops[stage] + hops[stage - 1]) * whole
+        for copy in range(d):
+            for a, b in ring(layout.tensor_group(stage, copy)):
+                found[layout.kind(a, b)] += summed
+            for k in range(t):
+                a, b = layout.rank(stage, copy, k), layout.rank((stage + 1) % p, copy, k)
+                found[layout.kind(a, b)] += m * hops[stage] * whole / t
+                found[layout.kind(b, a)] += m * hops[stage] * whole / t
+        nbytes = summed_bytes(training, stage_parameters(model, layers, stage == 0, stage == p - 1, t))
+        for a, b, share in summing(layout, stage, nbytes).edges:
+            found[layout.kind(a, b)] += 2 * share * nbytes
+    if model.tied and p > 1:
+        for a, b in _ends(layout):
+            found[layout.kind(a, b)] += model.hidden * model.vocabulary / t * training.gradient_bytes
+    return found
