@@ -183,7 +183,8 @@ def _under_torchrun(plan: Plan, yes: bool) -> None:
         met = meet(link)
         names = [hello["name"] for hello in met]
         work = plan.work(names, "network")
-        _agree(plan, work, yes or not sys.stdin.isatty())
+        if not _idle(work):
+            _agree(plan, work, yes or not sys.stdin.isatty())
         looking = {**work["looking"], "clocks": [hello["clock"] for hello in met]}
         link.timeout = work["timeout"]
         found = conduct(link, names, work["planned"], work["limits"], look, looking, work["on"], typer.echo)
@@ -228,8 +229,9 @@ def _agree(plan: Plan, work: Mapping[str, Any], yes: bool) -> None:
     limits: Limits = work["limits"]
     count = len(work["names"])
     flows = {flow for experiment in planned if experiment.kind in (ALONE, TOGETHER) for flow in experiment.flows}
-    if not flows and not work["looking"]["workload"]:
+    if _idle(work):
         typer.echo(f"{plan.out} knows these {count} machines well; --again measures them all the same")
+        raise typer.Exit
     known = count * (count - 1) - len(flows)
     typer.echo(
         f"{count} machines, {len(flows)} links to measure{f', {known} known well' if known else ''}: "
@@ -237,6 +239,11 @@ def _agree(plan: Plan, work: Mapping[str, Any], yes: bool) -> None:
     )
     if not yes and not typer.confirm("Send that much?"):
         raise typer.Exit(1)
+
+
+def _idle(work: Mapping[str, Any]) -> bool:
+    """Whether there is nothing left to measure."""
+    return not work["planned"] and not work["looking"]["workload"]
 
 
 def _bytes(text: str) -> float:
