@@ -2,6 +2,7 @@
 
 Inside it everything is bytes and seconds::
 
+    version = 1              # of the format; without it 1
     name    = "two rooms"
     workers = ["attic", "attic", "cellar"]      # where they are; by default one on each machine, round and round
 
@@ -40,13 +41,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from laconic.errors import ConfigError, unknown
+from laconic.plan.checking import in_line, version_of, whole
 from laconic.plan.measured import Measured, read_measured
 
 SHIPPED = Path(__file__).parent / "clusters"
 UNLIMITED = math.inf
 KEYS = {
-    "the file": ("name", "about", "source", "licence", "workers", "machines", "between", "links", "errors", "measured"),
+    "the file": (
+        "version",
+        "checked",
+        "name",
+        "about",
+        "source",
+        "licence",
+        "workers",
+        "machines",
+        "between",
+        "links",
+        "errors",
+        "measured",
+    ),
     "machines": ("name", "memory", "flops", "group", "up", "down"),
     "between": ("places", "bandwidth", "latency"),
     "links": ("from", "to", "bandwidth", "latency"),
@@ -128,7 +145,7 @@ def read_cluster(name_or_path: str | Path) -> Cluster:
     """The shipped cluster of that name, or the one in a file (what ends in ``.toml`` or has a slash).
 
     Raises: ConfigError: no such cluster, no TOML, a key nobody knows, a table that is not square, a number that is not
-            one or whose unit looks mistaken, a pair without a link.
+            one or whose unit looks mistaken, a pair without a link, a file of a newer version.
     """
     text = str(name_or_path)
     if not text.endswith(".toml") and "/" not in text:
@@ -165,6 +182,7 @@ class _Reader:
 
     def cluster(self, raw: dict[str, Any], stem: str) -> Cluster:
         """The whole file."""
+        self._told(lambda: version_of(raw))  # before its keys: a newer file may have others
         self._known("the file", raw, "")
         machines = tuple(self._machine(i, entry) for i, entry in enumerate(self._tables(raw, "machines", 1), 1))
         names = [machine.name for machine in machines]
@@ -195,7 +213,21 @@ class _Reader:
             for j, b in enumerate(placed):
                 if i != j:
                     self._told(lambda a=a, b=b: cluster.line(a, b))  # type: ignore[misc]
+        # What was measured was not typed.
+        self._in_line(cluster, list(dict.fromkeys(placed)), raw.get("checked", found is not None))
         return cluster
+
+    def _in_line(self, cluster: Cluster, machines: Sequence[Machine], checked: Any) -> None:
+        """Ask about a link that is far from those beside it, unless the file says that it is right."""
+        if not isinstance(checked, bool):
+            raise self._wrong(f"checked must be true or false, got {checked!r}")
+        if checked:
+            return
+        lines = [[None if a is b else cluster.line(a, b) for b in machines] for a in machines]
+        names = [machine.name for machine in machines]
+        for what, unit, near in (("bandwidth", "bytes a second", 1), ("latency", "seconds", -1)):
+            table = np.array([[0.0 if line is None else getattr(line, what) for line in row] for row in lines])
+            self._told(lambda words=(table, what, unit, near): in_line(names, *words))  # type: ignore[misc]
 
     def _machine(self, number: int, entry: dict[str, Any]) -> Machine:
         name = self._text(entry, "name", "")
@@ -239,6 +271,8 @@ class _Reader:
             if not isinstance(row, list) or len(row) != len(names):
                 got = f"{len(row)} numbers" if isinstance(row, list) else repr(row)
                 raise self._wrong(f"between: the row of {a} in {key} has {got}, {wanted}")
+        if key == "bandwidth":
+            self._told(lambda: whole(names, table))
         return [
             [self._number(x, key, f"between: {key} from {a} to {b}") for b, x in zip(names, row, strict=True)]
             for a, row in zip(names, table, strict=True)
