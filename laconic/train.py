@@ -140,8 +140,10 @@ class Worker:
                 signal.signal(getattr(signal, name), lambda *_: self.ending.ask("interrupted"))
             ready.write_text(str(os.getpid()))
         self._train()
+        ended = self._meter()
         self.attached.drain()
-        self.trained = self._meter()
+        # What was under way has left by now; the seconds are those of the steps.
+        self.trained = self._meter() | {name: ended[name] for name in ("seconds_waiting", "seconds_compressing")}
         self.link.barrier()
         self._save()  # as it is before the finish, so that more steps may follow
         if self.ending.reason != "interrupted":

@@ -81,7 +81,7 @@ def compare(
     plan = Plan(recipe, ways, list(range(recipe.seed, recipe.seed + seeds)), folder)
     tell(cost(plan))
     follow = watch or (lambda name: lambda line: None)
-    step = _ideal(recipe, folder / "00-ideal", follow("ideal"), command)["step_seconds"]
+    step = ideal_run(recipe, folder / "00-ideal", follow("ideal"), command)["step_seconds"]
     expected = _expected_steps(recipe, step)
     fitted = []
     for way in ways:
@@ -179,7 +179,7 @@ def _run(plan: Plan, follow: Callable[[str], Watch], tell: Told, command: str) -
                 ideal = plan.place(99, "ideal", seed)
                 if not _finished(ideal):
                     _begun(ideal, plan.recipe.replace(method="alone"), tell, keep=False)
-                    _ideal(plan.recipe.replace(seed=seed), ideal, follow("ideal"), command)
+                    ideal_run(plan.recipe.replace(seed=seed), ideal, follow("ideal"), command)
     finally:
         comparison = _write(plan, failed)
     if comparison is None:
@@ -240,7 +240,7 @@ def _begun(run: Path, recipe: Recipe, tell: Told, keep: bool = True) -> bool:
     return False
 
 
-def _ideal(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, Any]:
+def ideal_run(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, Any]:
     """Seconds a step without a network: all workers at once, as they will share the machine, none exchanging."""
     changes: dict[str, Any] = {"seconds": ideal_seconds(recipe), "tokens": None, "steps": None}
     changes |= {"on": "paced", "link": "", "links": (), "cluster": ""}

@@ -12,19 +12,18 @@ import torch
 from laconic import aggregate, compress, exchange, sync
 from laconic.bench import units
 from laconic.compress import Compressor
-from laconic.errors import LaconicError, unknown
-from laconic.links import simulated
-from laconic.links.base import Link
+from laconic.errors import unknown
 from laconic.links.network import Connection, Network
 from laconic.methods import METHODS, build, get
+from laconic.plan.job import Job, Step
+from laconic.plan.price import UNKNOWN
+from laconic.plan.price import price as priced
 from laconic.sync.base import among
 
 WIDTH = 1024
-LONGEST = 1000  # steps
-TAIL = 40  # steps over which a method is priced that has rounds of its own, or none
+TAIL = 40  # steps over which a method is priced that has no period
 RATE = 20e6 / 8  # bytes a second, and
 STEP = 1.0  # seconds: by these a method chooses that chooses by time
-UNKNOWN = (LaconicError, RuntimeError, NotImplementedError)  # without data
 ROOMS = {"compress": compress, "exchange": exchange, "aggregate": aggregate, "sync": sync}
 ASKS = {
     "compress": "what the bytes are: one tensor to one packet",
@@ -62,61 +61,24 @@ def describe(name: str, parameters: int, workers: int, settings: dict[str, Any] 
 
 
 def price(name: str, parameters: int, workers: int, settings: dict[str, Any] | None = None) -> str:
-    """Bytes that worker 0 sends a step, found by running the method on ``meta`` tensors: no data, no arithmetic.
+    """Bytes that each worker sends a step, found by running the method on ``meta`` tensors: no data, no arithmetic.
 
     The workers are simulated, with links of ``RATE`` and steps of ``STEP`` seconds: a method that chooses by time has
     the same price on every machine.
     """
-    method = get(name)
-    given = method.defaults | (settings or {})
-    period = given.get("every", 1)
-    shape = (max(1, parameters // WIDTH), WIDTH)
+    given = get(name).defaults | (settings or {})
     layers = max(1, given.get("fragments", 1))
-
-    def run(link: Link) -> tuple[int, int, int]:
-        params = {
-            f"blocks.{i}.weight": torch.empty((max(1, shape[0] // layers), WIDTH), device="meta") for i in range(layers)
-        }
-        values = list(params.values())
-        sync = build(name, settings)
-        state = sync.init(params)
-        sent: list[float] = []
-        largest = 0
-        steps = period if sync.after_step else 1
-        tail = 1 if sync.after_step and period > 1 else TAIL
-        # Whatever of a method changes with time says when in one of its settings; only then is it as it will be.
-        settled = min(LONGEST, max((n for n in given.values() if type(n) is int), default=0))
-        for step in range(1, steps * (1 + tail + settled // steps) + 1):
-            before = link.meter.bytes_out
-            link.compute(STEP)
-            try:
-                if sync.explore is not None:
-                    _, state = sync.explore(values, state, link, lambda moved: 0.0)
-                if sync.after_backward is not None:
-                    _, state = sync.after_backward(values, state, link)
-                if sync.after_step is not None:
-                    _, state = sync.after_step(values, state, link)
-                link.start(lambda: None).result()
-            except UNKNOWN:
-                if not sent:
-                    raise
-                break  # what follows its first round depends on what the tensors hold
-            largest = max(largest, link.meter.bytes_out - before)
-            if step % steps == 0:
-                sent.append(link.meter.bytes_out / steps)
-        last = sent[-1 - min(tail, len(sent) - 1) :]
-        mean = (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else sent[0]
-        return round(sent[0]), round(mean), largest
-
+    rows = max(1, parameters // WIDTH // layers)
+    job = Job(name, tuple((f"blocks.{i}.weight", (rows, WIDTH)) for i in range(layers)), 1, 0.0, 0.0)
     network = Network((Connection(RATE, RATE),) * workers, ())
     try:
-        first, mean, peak = simulated.run(network, run)[0]
+        found = priced(job, network, [Step(STEP, 0.0)] * workers, name, settings, tail=TAIL, apart=True)
     except UNKNOWN as error:
         return f"(cannot be priced without data: {error})"
-    told = f"{units.count(parameters)} parameters, {workers} workers: {units.size(mean)} a step out of each"
-    if units.size(first) != units.size(mean):
-        told += f", {units.size(first)} at first"
-    return told + (f", {units.size(peak)} at once" if period > 1 else "")
+    told = f"{units.count(parameters)} parameters, {workers} workers: {units.size(found.bytes_out)} a step out of each"
+    if units.size(found.bytes_first) != units.size(found.bytes_out):
+        told += f", {units.size(found.bytes_first)} at first"
+    return told + (f", {units.size(found.bytes_peak)} at once" if given.get("every", 1) > 1 else "")
 
 
 def parts() -> str:

@@ -61,14 +61,18 @@ class Meter:
         try:
             yield
         finally:
-            end = self.clock()
-            with self._lock:
-                busy = 0.0
-                for a, b in reversed(self._spans):
-                    if b <= start:
-                        break
-                    busy += min(b, end) - max(a, start)
-                self.seconds_waiting += max(0.0, end - start - busy)
+            self.waited(start, self.clock())
+
+    def waited(self, start: float, end: float) -> float:
+        """Count the time from ``start`` to ``end`` as waiting, less what was compressed meanwhile: those seconds."""
+        with self._lock:
+            busy = 0.0
+            for a, b in reversed(self._spans):
+                if b <= start:
+                    break
+                busy += max(0.0, min(b, end) - max(a, start))
+            self.seconds_waiting += max(0.0, end - start - busy)
+        return min(busy, end - start)
 
     def reading(self) -> dict[str, float]:
         """The counts as plain numbers."""

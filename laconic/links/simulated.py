@@ -93,6 +93,7 @@ class SimulatedLink(Link):
     def __init__(self, rank: int, world: World, timeout: float = PATIENCE) -> None:
         super().__init__(rank, world.lines.network.workers, timeout)
         self._world, self._clockwork = world, world.clockwork
+        self.network = world.lines.network
         self.meter = Meter(clock=self.now)
         self._told: set[tuple[int, int]] = set()  # of whose end recv_any has spoken, on which channel
         self._closed = False
@@ -111,6 +112,10 @@ class SimulatedLink(Link):
         with self._clockwork.mutex:
             fibre = self._clockwork.current()
             self._clockwork.advance(fibre, fibre.clock + seconds)
+
+    def on_lane(self) -> bool:
+        """Whether who asks runs on a lane, beside the computation."""
+        return self._clockwork.current().number > 0
 
     def after_all(self, *ranks: int) -> None:
         """Return once all that ``ranks`` (default: everyone) did before this moment is done; takes no virtual time."""
@@ -219,7 +224,7 @@ class SimulatedLink(Link):
     def _wait(self, fibre: Fibre, moment: float) -> None:
         if moment > fibre.clock:
             if fibre.number == 0:
-                self.meter.seconds_waiting += moment - fibre.clock
+                self.meter.waited(fibre.clock, moment)
             self._clockwork.advance(fibre, moment)
 
     def lane(self, name: str = "") -> Lane:

@@ -48,7 +48,7 @@ class Errand(Handle):
                     fibre.behind = None
         if self.ended > fibre.clock:
             if fibre.number == 0:
-                self._meter.seconds_waiting += self.ended - fibre.clock
+                self._meter.waited(fibre.clock, self.ended)
             with clockwork.mutex:
                 clockwork.advance(fibre, self.ended)
 

@@ -1,0 +1,124 @@
+"""What compressing costs: bytes that its operations make, counted without data, and seconds for each of them.
+
+A compressor's work is counted by running it on ``meta`` tensors: the bytes of every tensor that its operations make,
+views left out. The seconds of such a byte are measured once, by running the same exchange on data and without; so a
+plan for any model and any number of workers charges what this machine takes, and no second description of the
+compressor is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from laconic.exchange.base import Exchange
+from laconic.links import memory
+from laconic.links.meter import Meter
+from laconic.links.simulated import SimulatedLink
+from laconic.plan.job import Job
+
+SAMPLE = 1 << 20  # entries of the tensors that are timed
+ROUNDS = 3  # of them, after one that compiles and warms up
+
+
+class Made(TorchDispatchMode):
+    """Counts the bytes of what operations make inside; what only looks at another's memory makes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        views = [r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns]
+        if not any(views):
+            self.nbytes += sum(t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+class Counting(Meter):
+    """A meter that counts what is made while compressing, in ``made``."""
+
+    made = 0
+
+    @contextmanager
+    def compressing(self) -> Iterator[None]:
+        """Count the time, and the bytes made, inside."""
+        with super().compressing(), Made() as inside:
+            yield
+        self.made += inside.nbytes
+
+
+class Charged(Meter):
+    """The meter of a simulated link on which compressing takes ``pace`` seconds a byte made.
+
+    ``shown`` are those of its seconds that nothing hides: on the thread that trains, or while that waits for the lane.
+    """
+
+    def __init__(self, link: SimulatedLink, pace: float) -> None:
+        super().__init__(clock=link.now)
+        self.link, self.pace, self.shown = link, pace, 0.0
+
+    @contextmanager
+    def compressing(self) -> Iterator[None]:
+        """Let the time pass that what is done inside takes."""
+        if not self.pace:
+            yield
+            return
+        with super().compressing():
+            with Made() as inside:
+                yield
+            seconds = self.pace * inside.nbytes
+            self.link.compute(seconds)
+            if not self.link.on_lane():
+                self.shown += seconds
+
+    def waited(self, start: float, end: float) -> float:
+        """Count a wait: what the lane compressed meanwhile is shown, and the rest is waiting."""
+        busy = super().waited(start, end)
+        self.shown += busy
+        return busy
+
+
+def pace_of(exchange: Exchange | None, job: Job, threads: int = 1) -> float:
+    """Seconds of a byte made while compressing, by this machine: the exchange alone, on data and without.
+
+    The quickest of a few rounds, since what else the machine does only adds.
+    """
+    if exchange is None:
+        return 0.0
+    shapes = [shape for _, shape in job.sample(SAMPLE).shapes]
+    with memory.alone() as link:
+        counting = link.meter = Counting()
+        nothing = [torch.empty(shape, device="meta") for shape in shapes]
+        state = exchange.run(nothing, exchange.init(nothing), link)[1]
+        before = counting.made
+        exchange.run(nothing, state, link)  # the first round may begin things
+        made = counting.made - before
+    if not made:
+        return 0.0
+    own = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads))
+    try:
+        return _quickest(exchange, shapes) / made
+    finally:
+        torch.set_num_threads(own)
+
+
+def _quickest(exchange: Exchange, shapes: list[tuple[int, ...]]) -> float:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    found = []
+    with memory.alone() as link:
+        state = exchange.init(tensors)
+        for _ in range(ROUNDS + 1):
+            before = link.meter.seconds_compressing
+            _, state = exchange.run(tensors, state, link)
+            found.append(link.meter.seconds_compressing - before)
+    return min(found[1:])

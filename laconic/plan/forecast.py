@@ -1,0 +1,174 @@
+"""What a run will take, by its recipe, and afterwards how far that was out: predicted against measured.
+
+A simulated run is predicted from its own recipe alone. What a step of a real one computes has to be measured: a
+comparison measures the ideal before it trains; of a single run it is the run's own computing, so that what is predicted
+of it is the network's part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from laconic.drag import factors
+from laconic.links.network import Network
+from laconic.methods import METHODS, build
+from laconic.pace import paces
+from laconic.plan import ledger
+from laconic.plan.charging import pace_of
+from laconic.plan.job import Step, of_workload, threads_of, timed
+from laconic.plan.ledger import Learnt, Miss
+from laconic.plan.price import Course, Price, price
+from laconic.recipe import SIMULATED, Recipe, seeded
+from laconic.sync.base import Sync
+from laconic.workloads import load
+
+STEPS = 300  # of a run that exchanges each step, up to which all are priced; of a longer one, those that have settled
+PERIODIC = 20_000  # the same of a run whose steps are mostly spent alone
+FROM_IDEAL, FROM_RUN, FROM_RECIPE = "the ideal, measured before", "the run itself", "the recipe"
+
+
+def forecast(recipe: Recipe, steps: float, seconds: float | None = None) -> Price:
+    """The price of a run of so many steps; ``seconds`` is what a step of a worker computes, of real machines.
+
+    Raises: ConfigError and others, as :func:`laconic.plan.price.price`.
+    """
+    workload = load(recipe.workload, recipe.options)
+    job = of_workload(workload, recipe.seed)
+    settings = seeded(recipe)
+    sync = build(recipe.method, settings)
+    own = threads_of(recipe.workers) if not recipe.threads else recipe.threads
+    if recipe.on == SIMULATED:
+        works, pace = [Step(*work[:2]) for work in paces(recipe, workload)], 0.0
+    else:
+        assert seconds is not None, "a real machine's step is measured"
+        slow = factors(recipe.slow, recipe.workers)
+        base = seconds * sum(1 / factor for factor in slow) / len(slow)  # the mean pace of all is what was measured
+        whole = job.split(base, timed(workload, own, recipe.seed))
+        works, pace = [whole.times(factor) for factor in slow], pace_of(sync.exchange, job, own)
+    return price(
+        job,
+        recipe.network(),
+        works,
+        recipe.method,
+        settings,
+        compressing=pace,
+        course=course_of_run(sync, recipe, steps),
+    )
+
+
+def course_of_run(sync: Sync, recipe: Recipe, steps: float) -> Course | None:
+    """A run from beginning to end, where it is short enough and its workers take equal steps."""
+    if sync.rounds is not None or steps < 1:
+        return None
+    every = (METHODS[recipe.method].defaults if recipe.method in METHODS else {}) | recipe.settings
+    periodic = sync.after_step is not None and type(every.get("every")) is int and every["every"] > 1
+    if steps > (PERIODIC if periodic else STEPS):
+        return None
+    return Course(max(1, round(steps)), 0, 1, whole=True)
+
+
+def told(found: Price, learnt: float = 1.0, basis: str = "") -> dict[str, Any]:
+    """A prediction as a summary keeps it; keys that a report can hold against what was measured."""
+    return {
+        "step_seconds": found.lead * learnt,
+        "tokens_per_second": found.tokens_per_second * found.step_seconds / (found.lead * learnt),
+        "bytes_per_step": found.bytes_out,
+        "waiting_share": found.waiting / found.lead,
+        "seconds_of_a_step_from": basis,
+    }
+
+
+def measured(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The same of a run that was."""
+    steps, seconds = float(summary["steps"]), float(summary["seconds"])
+    return {
+        "step_seconds": seconds / steps,
+        "tokens_per_second": float(summary["tokens"]) / seconds,
+        "bytes_per_step": float(summary["bytes_out"]) / steps,
+        "waiting_share": float(summary["seconds_waiting"]) / seconds,
+    }
+
+
+def after_train(folder: Path, recipe: Recipe) -> str:
+    """Hold a finished run against its prediction: in its summary, the ledger and a sentence; "" where there is none."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    if not _predictable(recipe, summary):
+        return ""
+    steps = float(summary["steps"])
+    # What compressing adds is charged by the price, so it is no part of the step.
+    own = float(summary["seconds_computing"]) / steps
+    basis = FROM_RECIPE if recipe.on == SIMULATED else FROM_RUN
+    try:
+        found = forecast(recipe, steps, own)
+    except Exception as error:  # a run that has finished is not lost because its prediction fails
+        return f"No prediction: {error}"
+    summary["predicted"] = _entered(folder, recipe, summary, found, basis)
+    path.write_text(json.dumps(summary, indent=1))
+    return sentence(recipe.method, summary["predicted"], measured(summary))
+
+
+def after_compare(
+    folder: Path, recipe: Recipe, comparison: dict[str, Any], tell: Callable[[str], None] = lambda sentence: None
+) -> dict[str, Any]:
+    """The comparison with each way's prediction from the ideal measured before; written into its folder and runs."""
+    ideal = (comparison.get("ideal") or {}).get("measured") or [{}]
+    seconds = ideal[0].get("step_seconds")
+    for entry in comparison["methods"]:
+        one = recipe.replace(method=entry["method"], settings=entry["settings"])
+        if seconds is None or not _predictable(one, entry):
+            continue
+        basis = FROM_RECIPE if recipe.on == SIMULATED else FROM_IDEAL
+        try:
+            found = forecast(one, float(entry["steps"]), float(seconds))
+        except Exception as error:  # as above
+            tell(f"{entry['name']}: no prediction: {error}")
+            continue
+        entry["predicted"] = _entered(folder, one, entry, found, basis)
+        run = folder / str(entry["runs"][0]["folder"]) / "summary.json"
+        if run.exists():
+            summary = json.loads(run.read_text())
+            run.write_text(json.dumps(summary | {"predicted": entry["predicted"]}, indent=1))
+    (folder / "comparison.json").write_text(json.dumps(comparison, indent=1))
+    return comparison
+
+
+def sentence(name: str, predicted: Mapping[str, Any], came: Mapping[str, float]) -> str:
+    """What was predicted, and what came."""
+    from laconic.bench import units
+
+    off = came["step_seconds"] / predicted["step_seconds"] - 1
+    much = "as predicted" if abs(off) < 0.005 else f"{abs(off):.0%} {'more' if off > 0 else 'less'} than predicted"
+    return (
+        f"{name}: a step took {units.duration(came['step_seconds'])}, {much} "
+        f"({units.duration(predicted['step_seconds'])}, by {predicted['seconds_of_a_step_from']}); "
+        f"{units.size(came['bytes_per_step'])} sent ({units.size(predicted['bytes_per_step'])}), "
+        f"{units.share(came['waiting_share'])} waiting ({units.share(predicted['waiting_share'])})."
+    )
+
+
+def _entered(folder: Path, recipe: Recipe, summary: Mapping[str, Any], found: Price, basis: str) -> dict[str, Any]:
+    place = ledger.kept_in(recipe.cluster, folder)
+    learnt = ledger.read([place]) if place.exists() else Learnt()
+    network = recipe.network()
+    factor = learnt.factor(recipe.method, network)
+    if recipe.on != SIMULATED:  # of a simulation there is nothing to be learnt about machines and links
+        ledger.note(place, [_miss(recipe, network, found, measured(summary)["step_seconds"])])
+        return told(found, factor, basis)
+    return told(found, 1.0, basis)
+
+
+def _miss(recipe: Recipe, network: Network, found: Price, came: float) -> Miss:
+    kind = ledger.link_class(network) if recipe.link or recipe.cluster else ledger.UNLIMITED
+    return Miss(recipe.method, kind, recipe.workers, Path(recipe.workload).stem, found.lead, came)
+
+
+def _predictable(recipe: Recipe, summary: Mapping[str, Any]) -> bool:
+    """Whether a run has steps, more workers than one, and a network of which something is known."""
+    known = bool(recipe.link or recipe.cluster or recipe.links)
+    steps = summary.get("steps")
+    return known and recipe.workers > 1 and isinstance(steps, int | float) and steps >= 1 and math.isfinite(steps)

@@ -1,0 +1,252 @@
+"""Which way to train: every way that goes on these links, priced by running it, in order of what it comes to."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from laconic.bench import units
+from laconic.errors import ConfigError, unknown
+from laconic.methods import METHODS, build
+from laconic.plan.charging import pace_of
+from laconic.plan.job import Job, threads_of
+from laconic.plan.ledger import Learnt
+from laconic.plan.price import RESERVE, UNKNOWN, Price, price
+from laconic.plan.prior import UNKNOWN as UNRANKED
+from laconic.plan.prior import Prior, Progress, progress
+from laconic.plan.site import Site
+from laconic.sync.timetable import deal
+
+OBJECTIVES = ("time", "bytes", "cost", "carbon")
+FEWEST = 5  # synchronisations of a run: a period that makes fewer is not offered
+WARM = {"warmup_steps": 1}  # a price is of the steps after a warm-up, so the method is not run through a long one
+ALONE = "one machine"
+IDLE = 0.3  # of a machine's power while it waits, beside computing
+JOULES = 3.6e6  # of a kilowatt hour
+TENTH = 0.9
+
+Told = Callable[[str], None]
+
+
+class Way(NamedTuple):
+    """One way to train: a name, a method and its settings."""
+
+    name: str
+    method: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted: the progress that ddp makes with ``tokens``, by least ``objective``.
+
+    ``hour`` is the price of a machine's hour and ``gigabyte`` of what leaves a machine; ``watts`` a machine's power
+    while computing, and ``intensity`` the grams of carbon dioxide of a kilowatt hour.
+    """
+
+    tokens: float
+    objective: str = "time"
+    hour: float = 1.0
+    gigabyte: float = 0.09
+    watts: float = 300.0
+    intensity: float = 400.0
+
+    def checked(self) -> Goal:
+        """This goal, if it is one.
+
+        Raises: ConfigError.
+        """
+        if self.objective not in OBJECTIVES:
+            raise unknown("objective", self.objective, OBJECTIVES)
+        if not 1 <= self.tokens < math.inf:
+            raise ConfigError(f"--tokens must be at least 1, got {self.tokens:g}")
+        for name in ("hour", "gigabyte", "watts", "intensity"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} must be a number from 0 on, got {getattr(self, name):g}")
+        return self
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A way with its price and what it comes to, in all: seconds, bytes out of all workers, money, grams of carbon."""
+
+    way: Way
+    price: Price
+    progress: Progress
+    tokens: float
+    seconds: float
+    nbytes: float
+    cost: float
+    carbon: float
+
+    def score(self, objective: str) -> float:
+        """What counts."""
+        return {"time": self.seconds, "bytes": self.nbytes, "cost": self.cost, "carbon": self.carbon}[objective]
+
+
+class Refused(NamedTuple):
+    """A way that is not offered, why, and what would make it fit where that is known."""
+
+    way: Way
+    why: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ways in order of the objective, those refused, and one machine alone."""
+
+    job: Job
+    site: Site
+    goal: Goal
+    ranked: list[Ranked]
+    refused: list[Refused]
+    alone: Ranked
+    paces: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Ranked:
+        """The way to take."""
+        return self.ranked[0]
+
+
+def ways_for(job: Job, site: Site, steps: float) -> list[Way]:
+    """The ways that make sense for a run of about so many steps: periods that come round, and fragments there are."""
+    uneven = max(s.seconds for s in site.steps) > 1.05 * min(s.seconds for s in site.steps)
+    made: list[tuple[str, dict[str, Any]]] = [
+        ("ddp", {}),
+        ("ddp-half", {}),
+        ("ddp", {"compress": "int8"}),
+        ("ddp", {"compress": "int4"}),
+        ("powersgd", {}),
+        ("signsgd", {"feedback": True}),
+        ("topk", {}),
+        ("dgc", {}),
+        ("ef21", {}),
+        ("econtrol", {}),
+        ("adaptive", {}),
+        ("uneven-ddp", {}) if uneven else ("", {}),
+    ]
+    periods = [n for n in (10, 50, 250) if n * FEWEST <= steps]
+    for n in periods:
+        made += [("diloco", {"every": n}), ("streaming-diloco", _fragments(job, {"every": n, "overlap": 1}))]
+        made += [("local-sgd", {"every": n}), ("noloco", {"every": n})] if n <= 50 else []
+        made += [("streaming-diloco", _fragments(job, {"every": n, "overlap": 5}))] if n >= 50 else []
+        made += [("slowmo", {"every": n}), ("co2", {"every": n})] if n == 50 else []
+        made += [("uneven-diloco", {"every": n})] if uneven else []
+    if site.workers > 2:
+        made += [("d-psgd", {}), ("sgp", {})]
+    return [Way(_named(method, settings), method, settings) for method, settings in made if method]
+
+
+def rank(
+    job: Job,
+    site: Site,
+    goal: Goal,
+    ways: Sequence[Way] | None = None,
+    *,
+    learnt: Learnt | None = None,
+    priors: Mapping[str, Prior] | None = None,
+    paces: Mapping[str, float] | None = None,
+    tell: Told = lambda sentence: None,
+) -> Ranking:
+    """Price every way, and put those that fit in order. ``paces`` are seconds of a byte compressed, by ways' names.
+
+    ``priors`` take the place of what is taken for granted of a way, by its name.
+
+    Raises: ConfigError for a goal that is none.
+    """
+    goal.checked()
+    steps = goal.tokens / (job.tokens * site.workers)
+    known = dict(paces or {})
+    ranked, refused = [], []
+    chosen = ways if ways is not None else ways_for(job, site, steps)
+    for way in chosen:
+        tell(way.name)
+        try:
+            if way.name not in known:
+                known[way.name] = pace_of(build(way.method, way.settings).exchange, job, threads_of(site.workers))
+            found = priced(job, site, way, known[way.name], learnt)
+        except UNKNOWN as error:
+            refused.append(Refused(way, str(error)))
+            continue
+        over = too_large(found, site)
+        if over is not None:
+            refused.append(Refused(way, over))
+            continue
+        made = _reckoned(job, site, goal, way, found, steps, (priors or {}).get(way.name))
+        if made is None:
+            refused.append(Refused(way, f"nothing says how many tokens it needs: {UNRANKED.get(way.method, '')}"))
+        else:
+            ranked.append(made)
+    lone = Way(ALONE, "alone", {})
+    single = site.alone()
+    alone = _reckoned(job, single, goal, lone, price(job, single.network, single.steps, "alone"), steps, None)
+    assert alone is not None
+    if too_large(alone.price, single) is None:
+        ranked.append(alone)
+    ranked.sort(key=lambda one: (one.score(goal.objective), one.seconds, one.way.name))
+    return Ranking(job, site, goal, ranked, refused, alone, known)
+
+
+def priced(job: Job, site: Site, way: Way, pace: float, learnt: Learnt | None = None) -> Price:
+    """A way's price here, with what earlier runs have shown of it.
+
+    Raises: as :func:`laconic.plan.price.price`.
+    """
+    warm = {k: v for k, v in WARM.items() if k in METHODS[way.method].defaults and k not in way.settings}
+    found = price(job, site.network, site.steps, way.method, way.settings | warm, compressing=pace)
+    found = replace(found, settings=way.settings)
+    factor = 1.0 if learnt is None else learnt.factor(way.method, site.network)
+    if factor == 1.0:
+        return found
+    return replace(found, learnt=(factor - 1) * found.step_seconds, tokens_per_second=found.tokens_per_second / factor)
+
+
+def too_large(found: Price, site: Site) -> str | None:
+    """By how much a way does not fit into the memory of the machine that has least, and what would make it fit."""
+    limit, memory = min(site.memory), found.memory
+    if memory.total <= limit:
+        return None
+    spare = limit / (1 + RESERVE)
+    fixed = memory.total - memory.reserve - memory.activations
+    over = f"needs {units.size(memory.total)}, {units.size(memory.total - limit)} more than {units.size(limit)}"
+    if fixed < TENTH * spare and memory.activations:
+        return f"{over}; a batch of {units.share((spare - fixed) / memory.activations)} of this one would fit"
+    if memory.sync and fixed - memory.sync < TENTH * spare:
+        return f"{over}; a way that keeps less than its {units.size(memory.sync)} beside the model would fit"
+    parts = math.ceil(fixed / (TENTH * spare))
+    return f"{over}; sharded over {parts} machines (fully_shard) its weights, gradients and states would fit"
+
+
+def _reckoned(
+    job: Job, site: Site, goal: Goal, way: Way, found: Price, steps: float, prior: Prior | None
+) -> Ranked | None:
+    needs = progress(way.method, way.settings, steps, prior)
+    if needs is None or not found.tokens_per_second:
+        return None
+    tokens = goal.tokens * needs.factor
+    seconds = tokens / found.tokens_per_second
+    taken = tokens / (job.tokens * site.workers)
+    nbytes = found.bytes_out * taken * site.workers
+    hours = seconds / 3600 * site.workers
+    cost = hours * goal.hour + nbytes / 1e9 * goal.gigabyte
+    power = goal.watts * (1 - (1 - IDLE) * found.waiting_share)
+    carbon = seconds * site.workers * power / JOULES * goal.intensity
+    return Ranked(way, found, needs, tokens, seconds, nbytes, cost, carbon)
+
+
+def _fragments(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fewer fragments where the model has not so many blocks."""
+    names = [name for name, _ in job.shapes]
+    for fewer in range(METHODS["streaming-diloco"].defaults["fragments"], 0, -1):
+        with contextlib.suppress(ConfigError):
+            deal(names, fewer, "strided")
+            return settings | ({"fragments": fewer} if fewer < 3 else {})
+    return settings
+
+
+def _named(method: str, settings: Mapping[str, Any]) -> str:
+    return " ".join([method, *(f"{key}={value}" for key, value in settings.items())])

@@ -1,0 +1,191 @@
+"""A ranking in words: why the first way is first, why the plain one is not, and what a change to the cluster brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from laconic.bench import units
+from laconic.plan.ledger import Learnt
+from laconic.plan.price import Price
+from laconic.plan.prior import Prior
+from laconic.plan.ranking import ALONE, Goal, Ranked, Ranking, Way, rank
+from laconic.plan.site import Site
+
+TRIED = 3  # ways that are priced again on a changed cluster
+PLAIN = Way("ddp", "ddp", {})
+LITTLE = 0.005
+
+
+class Change(NamedTuple):
+    """One change to the cluster, and what the best way then comes to."""
+
+    what: str
+    way: str
+    before: float
+    after: float
+
+
+def terms(price: Price) -> list[tuple[str, float]]:
+    """Where a step's seconds go, the largest first; their sum is the step."""
+    found = [("computing", price.computing), ("compressing", price.compressing), ("waiting", price.waiting)]
+    if price.learnt:
+        found.append(("learnt from earlier runs", price.learnt))
+    return sorted(found, key=lambda term: -term[1])
+
+
+def why(ranking: Ranking) -> list[str]:
+    """Three sentences about the first way: where its time goes, what ddp's goes into, and what it is taken to need."""
+    first, rest = ranking.first, ranking.ranked[1:]
+    return [_spent(first), _plainly(ranking), _needed(first, rest, ranking.goal)]
+
+
+def lonely(ranking: Ranking) -> str:
+    """How one machine alone compares: whether several are slower than one, and why."""
+    alone, site = ranking.alone, ranking.site
+    ddp = next((one for one in ranking.ranked if one.way == PLAIN), None)
+    speed = f"One machine alone makes {units.rate(alone.price.tokens_per_second, 'tokens')}"
+    if site.workers == 1:
+        return f"{speed}; there is only one."
+    if ddp is None:
+        return f"{speed}."
+    both = f"{site.workers} with ddp make {units.rate(ddp.price.tokens_per_second, 'tokens')}"
+    if ddp.price.tokens_per_second >= alone.price.tokens_per_second:
+        return f"{speed}, {both}."
+    waited = units.duration(ddp.price.waiting)
+    return (
+        f"{speed}, {both}: they are slower together than one, because each step waits {waited} for "
+        f"{units.size(ddp.price.bytes_out)} to leave each machine, and computes for only "
+        f"{units.duration(ddp.price.computing)}."
+    )
+
+
+def changes(
+    ranking: Ranking,
+    learnt: Learnt | None = None,
+    priors: Mapping[str, Prior] | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> list[Change]:
+    """What one change would bring: the best few ways priced again on the changed cluster, what brings most first."""
+    site, goal = ranking.site, ranking.goal
+    best = [one.way for one in ranking.ranked if one.way.name != ALONE][:TRIED]
+    if PLAIN not in best:
+        best.append(PLAIN)
+    before = ranking.first.score(goal.objective)
+    found = []
+    for what, changed in _changed(site):
+        tell(what)
+        again = rank(ranking.job, changed, goal, best, learnt=learnt, priors=priors, paces=ranking.paces)
+        found.append(Change(what, again.first.way.name, before, again.first.score(goal.objective)))
+    return sorted(found, key=lambda change: change.after)
+
+
+def told(change: Change, goal: Goal, first: Ranked) -> str:
+    """A change in words."""
+    gain = 1 - change.after / change.before if change.before else 0.0
+    other = "" if change.way == first.way.name else f", then by {change.way}"
+    if abs(gain) < LITTLE:
+        return f"{change.what}: nothing to speak of"
+    return f"{change.what}: {amount(change.after, goal)}, {abs(gain):.0%} {'less' if gain > 0 else 'more'}{other}"
+
+
+def amount(value: float, goal: Goal) -> str:
+    """A score with its unit."""
+    if goal.objective == "time":
+        return units.duration(value)
+    if goal.objective == "bytes":
+        return units.size(value)
+    return f"{value:,.2f}" if goal.objective == "cost" else f"{value:,.1f} g CO2"
+
+
+def _changed(site: Site) -> list[tuple[str, Site]]:
+    made = [("machines twice as quick", site.quicker_machines()), ("one more machine", site.one_more())]
+    if site.workers > 1:
+        made += [("the slowest links twice as fast", site.quicker_links())]
+        slow = site.slowest()
+        if slow is not None and slow[2].latency:
+            made += [("half the latency", site.nearer())]
+    return made
+
+
+def _spent(first: Ranked) -> str:
+    price = first.price
+    parts = [f"{units.duration(seconds)} {name}" for name, seconds in terms(price) if seconds]
+    hidden = ""
+    if price.bytes_out and price.waiting_share < LITTLE:
+        hidden = f": the {units.size(price.bytes_out)} that leave a machine in a step are hidden behind it"
+    elif price.bytes_out:
+        hidden = f", for {units.size(price.bytes_out)} that leave a machine in it"
+    return (
+        f"{first.way.name} makes {units.rate(price.tokens_per_second, 'tokens')}: a step takes "
+        f"{units.duration(price.step_seconds)}, {' and '.join(parts)}{hidden}."
+    )
+
+
+def _plainly(ranking: Ranking) -> str:
+    first = ranking.first
+    ddp = next((one for one in ranking.ranked if one.way == PLAIN), None)
+    slow = ranking.site.slowest()
+    if ddp is None or slow is None:
+        return "There is no network to speak of." if slow is None else "ddp itself does not fit here."
+    sent = units.size(ddp.price.bytes_out)
+    if first.way == PLAIN:
+        shortest = "hides behind computing" if ddp.price.waiting_share < 0.1 else "costs less than any other way loses"
+        return f"ddp sends {sent} a step, which {shortest} on links of {units.bandwidth(slow[2].up)}."
+    return (
+        f"ddp would wait {units.share(ddp.price.waiting_share)} of its time: it sends {sent} a step, over links of "
+        f"{units.bandwidth(slow[2].up)} at the slowest, and its step takes {units.duration(ddp.price.step_seconds)}."
+    )
+
+
+def _needed(first: Ranked, rest: list[Ranked], goal: Goal) -> str:
+    score = goal.objective
+    known = "measured" if first.progress.measured else "taken"
+    needs = f"It is {known} to need {units.factor(first.progress.factor)} ddp's tokens ({first.progress.source})"
+    comes = f"so that it comes to {amount(first.score(score), goal)}"
+    if not rest:
+        return f"{needs}, {comes}."
+    return f"{needs}, {comes}; next is {rest[0].way.name} with {amount(rest[0].score(score), goal)}."
+
+
+def as_json(ranking: Ranking, found: list[Change]) -> dict[str, Any]:
+    """The whole ranking, for programs; bytes and seconds."""
+
+    def entry(one: Ranked) -> dict[str, Any]:
+        price = one.price
+        return {
+            "name": one.way.name,
+            "method": one.way.method,
+            "settings": one.way.settings,
+            "step_seconds": price.step_seconds,
+            "terms": dict(terms(price)),
+            "tokens_per_second": price.tokens_per_second,
+            "bytes_per_step": price.bytes_out,
+            "messages_per_step": price.messages,
+            "waiting_share": price.waiting_share,
+            "memory": {**price.memory._asdict(), "total": price.memory.total},
+            "tokens_factor": one.progress.factor,
+            "tokens_factor_from": one.progress.source,
+            "tokens_factor_measured": one.progress.measured,
+            "tokens": one.tokens,
+            "seconds": one.seconds,
+            "bytes": one.nbytes,
+            "cost": one.cost,
+            "carbon_grams": one.carbon,
+            "notes": list(price.notes),
+        }
+
+    goal, site = ranking.goal, ranking.site
+    return {
+        "laconic_plan": 1,
+        "job": {"name": ranking.job.name, "parameters": ranking.job.parameters, "batch_tokens": ranking.job.tokens},
+        "workers": site.workers,
+        "link": site.where,
+        "objective": goal.objective,
+        "tokens": goal.tokens,
+        "ways": [entry(one) for one in ranking.ranked],
+        "one_machine": entry(ranking.alone),
+        "refused": [{"name": one.way.name, "why": one.why} for one in ranking.refused],
+        "why": [*why(ranking), lonely(ranking)] if ranking.ranked else [],
+        "changes": [change._asdict() for change in found],
+    }

@@ -1,0 +1,125 @@
+"""What there is to train on, as a plan sees it: the network, each worker's step and memory; and what could change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from laconic.bench import units
+from laconic.errors import ConfigError
+from laconic.links.network import Connection, Network, of_cluster
+from laconic.plan.cluster import Cluster
+from laconic.plan.job import Job, Step
+
+ALIKE = 1.01  # links within this of the slowest are as slow as it
+
+
+@dataclass(frozen=True)
+class Site:
+    """Workers: ``steps`` and ``memory`` (bytes, infinite where nobody says) of each, and the network that joins them.
+
+    ``where`` is what the links are called, and ``told`` how the seconds of a step are known.
+    """
+
+    network: Network
+    steps: tuple[Step, ...]
+    memory: tuple[float, ...]
+    where: str = ""
+    told: str = ""
+
+    @property
+    def workers(self) -> int:
+        """How many."""
+        return len(self.steps)
+
+    def slowest(self) -> tuple[int, int, Connection] | None:
+        """The pair that carries the fewest bytes a second, one way; None for one worker."""
+        found = [(a, b, self.network.link(a, b)) for a in range(self.workers) for b in range(self.workers) if a != b]
+        return min(found, key=lambda link: link[2].up, default=None)
+
+    def alone(self) -> Site:
+        """The quickest worker by itself."""
+        best = min(range(self.workers), key=lambda worker: self.steps[worker].seconds)
+        return replace(self, network=Network((Connection(),)), steps=(self.steps[best],), memory=(self.memory[best],))
+
+    def quicker_links(self, factor: float = 2.0) -> Site:
+        """The slowest links, and those about as slow, so many times faster."""
+        slow = self.slowest()
+        if slow is None:
+            return self
+        return replace(self, network=_quicker(self.network, slow[2].up * ALIKE, factor))
+
+    def nearer(self, factor: float = 2.0) -> Site:
+        """All latencies so many times shorter."""
+        ends = tuple(replace(c, latency=c.latency / factor) for c in self.network.connections)
+        links = tuple((a, b, replace(c, latency=c.latency / factor)) for a, b, c in self.network.links)
+        return replace(self, network=Network(ends, links))
+
+    def quicker_machines(self, factor: float = 2.0) -> Site:
+        """Every machine so many times quicker."""
+        return replace(self, steps=tuple(step.times(1 / factor) for step in self.steps))
+
+    def one_more(self) -> Site:
+        """One more worker, on a machine and a connection like the last one's, as far from it as that is from others."""
+        last, size = self.workers - 1, self.workers
+        links = list(self.network.links)
+        links += [(size, b, c) for a, b, c in self.network.links if a == last]
+        links += [(a, size, c) for a, b, c in self.network.links if b == last]
+        near = self.network.link(last, last - 1) if self.network.links and last else None
+        if near is not None:
+            links += [(last, size, near), (size, last, near)]
+        ends = (*self.network.connections, self.network.connections[last])
+        more = (*self.steps, self.steps[last]), (*self.memory, self.memory[last])
+        return replace(self, network=Network(ends, tuple(links)), steps=more[0], memory=more[1])
+
+
+def of(network: Network, steps: Sequence[Step], memory: float | None = None, where: str = "", told: str = "") -> Site:
+    """A site of a network, with so much memory on each machine.
+
+    Raises: ConfigError for a step that takes no time: nothing could be said of what it hides.
+    """
+    for step in steps:
+        if not 0 < step.seconds < math.inf:
+            raise ConfigError(f"plan: a step must take time, got {step.seconds:g} s; give --step-seconds or --flops")
+    limit = math.inf if memory is None else memory
+    return Site(network, tuple(steps), (limit,) * len(steps), where, told)
+
+
+def of_cluster_file(cluster: Cluster, workers: int, job: Job, memory: float | None = None, where: str = "") -> Site:
+    """A site of a cluster's machines: their operations a second say what a step takes, their memory what fits.
+
+    Raises: ConfigError where the job's operations could not be counted.
+    """
+    placed = cluster.placed(workers)
+    limits = tuple(machine.memory if memory is None else memory for machine in placed)
+    steps = [job.at(machine.flops) for machine in placed]
+    rates = sorted({machine.flops for machine in placed})
+    told = " to ".join(f"{rate / 1e9:,.4g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
+    made = of(of_cluster(cluster, workers), steps, None, where or cluster.name, f"its machines reach {told} Gflop/s")
+    return replace(made, memory=limits)
+
+
+def described(site: Site) -> str:
+    """The site in a line: how many workers, their slowest link, their step."""
+    slow = site.slowest()
+    seconds = sorted(step.seconds for step in site.steps)
+    step = units.duration(seconds[0])
+    if seconds[-1] > seconds[0] * ALIKE:
+        step += f" to {units.duration(seconds[-1])}"
+    link = (
+        "" if slow is None else f", the slowest link {units.bandwidth(slow[2].up)}, {units.duration(slow[2].latency)}"
+    )
+    told = f" ({site.told})" if site.told else ""
+    return f"{site.workers} worker{'s' * (site.workers > 1)}{link}; a step computes for {step}{told}"
+
+
+def _quicker(network: Network, limit: float, factor: float) -> Network:
+    """Everything that carries at most ``limit`` bytes a second, ``factor`` times faster."""
+
+    def quick(connection: Connection) -> Connection:
+        up, down = (rate * factor if rate <= limit else rate for rate in (connection.up, connection.down))
+        return replace(connection, up=up, down=down)
+
+    links = tuple((a, b, quick(connection)) for a, b, connection in network.links)
+    return Network(tuple(quick(connection) for connection in network.connections), links)

@@ -1,0 +1,186 @@
+"""The order of ways, what is refused, and what is said of it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from laconic.errors import ConfigError
+from laconic.links.network import Connection, Network, of_cluster, parse
+from laconic.plan import reasons, site
+from laconic.plan.cluster import read_cluster
+from laconic.plan.job import Job, Step
+from laconic.plan.ledger import Learnt, Miss
+from laconic.plan.prior import Prior
+from laconic.plan.ranking import ALONE, Goal, Way, rank, ways_for
+
+SHAPES = tuple((f"blocks.{i}.weight", (96, 64)) for i in range(4))
+JOB = Job("small", SHAPES, 128, 1e6, 2e6, activations=40_000, optimizer=0)
+STEP = Step(0.01, 0.02)
+DDP, DILOCO, HALF = (
+    Way("ddp", "ddp", {}),
+    Way("diloco every=50", "diloco", {"every": 50}),
+    Way("ddp-half", "ddp-half", {}),
+)
+WAYS = [DDP, HALF, DILOCO]
+NO_PACE = {way.name: 0.0 for way in WAYS}
+
+
+def at(link, workers=2, memory=None):
+    return site.of(parse(link, workers), [STEP] * workers, memory, link)
+
+
+def ranked(link, tokens=1e6, objective="time", ways=WAYS, **given):
+    return rank(JOB, at(link), Goal(tokens, objective), ways, paces=NO_PACE, **given)
+
+
+def names(ranking):
+    return [one.way.name for one in ranking.ranked]
+
+
+def test_on_a_fast_link_the_plain_way_is_first_and_on_a_slow_one_what_talks_seldom():
+    assert names(ranked("100gbit", ways=[DDP, DILOCO]))[0] == "ddp"
+    assert names(ranked("1mbit", tokens=1e8))[0] == DILOCO.name
+
+
+def test_where_even_seldom_is_too_often_one_machine_is_first_and_why_is_said():
+    found = ranked("30kbit", ways=[DDP, HALF])
+    assert names(found)[0] == ALONE
+    told = reasons.lonely(found)
+    assert "they are slower together than one, because each step waits" in told
+    assert "One machine alone makes 4.27k tokens/s" in told
+
+
+def test_the_order_is_that_of_the_objective():
+    by_bytes = ranked("100gbit", objective="bytes", tokens=1e8)
+    assert names(by_bytes)[:2] == [ALONE, DILOCO.name]
+    for objective in ("time", "bytes", "cost", "carbon"):
+        found = ranked("5mbit", objective=objective)
+        scores = [one.score(objective) for one in found.ranked]
+        assert scores == sorted(scores)
+    first = ranked("5mbit").ranked[0]
+    assert first.cost == pytest.approx(first.seconds / 3600 * 2 * 1.0 + first.nbytes / 1e9 * 0.09)
+    assert first.carbon <= first.seconds * 2 * 300 / 3.6e6 * 400
+
+
+def test_the_score_is_the_time_that_the_tokens_it_needs_take():
+    found = ranked("5mbit", priors={DILOCO.name: Prior(1.5, 0.0, "pilot")}).ranked
+    one = next(one for one in found if one.way == DILOCO)
+    assert one.progress == (1.5, "pilot", True)
+    assert one.seconds == pytest.approx(1.5e6 / one.price.tokens_per_second)
+    assert one.nbytes == pytest.approx(one.price.bytes_out * 2 * 1.5e6 / 256)
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (0.25e6, "; a batch of 77% of this one would fit"),
+        (1e5, "sharded over 3 machines (fully_shard) its weights, gradients and states would fit"),
+    ],
+)
+def test_what_does_not_fit_says_by_how_much_and_what_would(limit, told):
+    found = rank(JOB, at("20mbit", memory=limit), Goal(1e6), [DDP], paces=NO_PACE)
+    assert found.ranked == []
+    why = found.refused[0].why
+    assert why.startswith(f"needs 260 kB, {260.269 - limit / 1e3:.3g} kB more than")
+    assert told in why
+
+
+def test_what_keeps_too_much_beside_the_model_is_refused_where_the_plain_way_fits():
+    found = rank(JOB, at("20mbit", memory=0.3e6), Goal(1e6), WAYS, paces=NO_PACE)
+    assert DDP.name in names(found)
+    refused = {one.way.name: one.why for one in found.refused}
+    assert "a way that keeps less than its 197 kB beside the model would fit" in refused[DILOCO.name]
+
+
+def test_earlier_runs_correct_a_price_and_the_terms_still_add_up():
+    learnt = Learnt((Miss("ddp", "1e6 bit/s", 2, "x", 1.0, 2.0),) * 6)
+    plain, right = (next(o for o in ranked("5mbit", learnt=l).ranked if o.way == DDP).price for l in (None, learnt))
+    factor = 2 ** (6 / 8)
+    assert right.step_seconds == pytest.approx(factor * plain.step_seconds)
+    assert right.tokens_per_second == pytest.approx(plain.tokens_per_second / factor)
+    assert sum(seconds for _, seconds in reasons.terms(right)) == pytest.approx(right.step_seconds)
+
+
+def test_three_sentences_say_why_with_the_largest_term_first():
+    found = ranked("5mbit", tokens=1e8)
+    why = reasons.why(found)
+    assert len(why) == 3
+    first = found.first.price
+    assert reasons.terms(first)[0][0] == "computing"
+    assert why[1].startswith("ddp would wait ")
+    assert f"next is {found.ranked[1].way.name}" in why[2]
+
+
+def test_changes_are_priced_again_and_the_best_comes_first():
+    before = ranked("30mbit,1ms", ways=[DDP])
+    found = reasons.changes(before)
+    assert {change.what for change in found} == {
+        "machines twice as quick",
+        "one more machine",
+        "the slowest links twice as fast",
+        "half the latency",
+    }
+    assert [change.after for change in found] == sorted(change.after for change in found)
+    quick = next(change for change in found if change.what == "the slowest links twice as fast")
+    sent, price = 98_304 / (30e6 / 8), before.first.price
+    assert quick.after == pytest.approx(quick.before * (1 - sent / 2 / price.step_seconds), rel=0.01)
+    assert reasons.told(quick, Goal(1e6), before.first).startswith("the slowest links twice as fast: ")
+    assert "% less" in reasons.told(quick, Goal(1e6), before.first)
+
+
+def test_only_the_slowest_links_become_faster():
+    place = site.of(parse("100mbit,5ms", 3, ("1:5mbit", "0-2:1mbit")), [STEP] * 3)
+    quick = place.quicker_links().network
+    assert quick.link(0, 2).up == pytest.approx(2e6 / 8)
+    assert quick.connections == place.network.connections
+    assert place.nearer().network.connections[0].latency == pytest.approx(0.0025)
+
+
+def test_one_more_machine_is_like_the_last_and_reaches_everyone():
+    cluster = read_cluster("aws10")
+    place = site.of(of_cluster(cluster, 4), [STEP] * 4)
+    more = place.one_more()
+    assert more.workers == 5
+    for other in range(3):
+        assert more.network.link(4, other) == place.network.link(3, other)
+        assert more.network.link(other, 4) == place.network.link(other, 3)
+    assert math.isfinite(more.network.link(4, 3).up)
+
+
+def test_a_cluster_says_what_a_step_takes_and_what_fits():
+    cluster = read_cluster("homes6")
+    place = site.of_cluster_file(cluster, 3, JOB)
+    assert [s.seconds for s in place.steps] == pytest.approx([3e6 / m.flops for m in cluster.placed(3)])
+    assert place.memory == tuple(m.memory for m in cluster.placed(3))
+    assert "Gflop/s" in site.described(place)
+
+
+def test_ways_have_periods_that_come_round_and_fragments_that_there_are():
+    few = ways_for(JOB, at("20mbit"), 60)
+    assert {way.settings["every"] for way in few if "every" in way.settings} == {10}
+    many = ways_for(JOB, at("20mbit"), 1e5)
+    assert {way.settings["every"] for way in many if "every" in way.settings} == {10, 50, 250}
+    assert len({way.name for way in many}) == len(many)
+    one = replace(JOB, shapes=(("weight", (10, 10)),))
+    assert all(way.settings["fragments"] == 1 for way in ways_for(one, at("20mbit"), 1e5) if "overlap" in way.settings)
+    uneven = site.of(parse("20mbit", 2), [STEP, STEP.times(3)])
+    assert "uneven-diloco" in {way.method for way in ways_for(JOB, uneven, 1e5)}
+
+
+@pytest.mark.parametrize(
+    ("goal", "told"),
+    [
+        (Goal(1e6, "speed"), "unknown objective 'speed'"),
+        (Goal(0), "--tokens must be at least 1"),
+        (Goal(1e6, hour=-1), "--hour must be a number from 0 on"),
+    ],
+)
+def test_a_goal_that_is_none_is_refused(goal, told):
+    with pytest.raises(ConfigError, match=told):
+        goal.checked()
+
+
+def test_steps_must_take_time():
+    with pytest.raises(ConfigError, match="a step must take time"):
+        site.of(Network((Connection(),) * 2), [Step(0, 0)] * 2)
