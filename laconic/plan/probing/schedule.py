@@ -74,7 +74,7 @@ def experiments(
     """What is to be measured, the most needed first; directions in ``settled`` and fans at ``fanned`` are left out.
 
     First each pair's latency, then each link in rounds of disjoint pairs, both ways at once; then each alone; each
-    worker with all peers at once, out and in, and with fewer; and all of this again for its spread.
+    worker with all peers at once, out and in; then the links again, for their spread; last, workers with fewer peers.
     """
     wanted = {pair for pair in permutations(range(workers), 2) if pair not in set(settled)}
     found: list[Experiment] = []
@@ -83,9 +83,12 @@ def experiments(
         pairs = tuple(pair for pair in turn if pair in wanted or pair[::-1] in wanted)
         if pairs:
             found.append(Experiment(LATENCY, pairs, essential=True))
+    wide, narrow = fans(workers)[:1], fans(workers)[1:]
     for repeat in range(repeats):
         found += _links(met, wanted, first=repeat == 0)
-        found += _fanned(workers, fanned)
+        found += _fanned(workers, wide if repeat == 0 else [], fanned)
+    for repeat in range(repeats):
+        found += _fanned(workers, narrow if repeat == 0 else [*wide, *narrow], fanned)
     return found
 
 
@@ -99,8 +102,8 @@ def _links(met: Sequence[Sequence[Pair]], wanted: Collection[Pair], first: bool)
             yield from (Experiment(ALONE, (way,)) for way in (pair, pair[::-1]) if way in wanted)
 
 
-def _fanned(workers: int, fanned: Collection[int]) -> Iterator[Experiment]:
-    for k in fans(workers):
+def _fanned(workers: int, ks: Sequence[int], fanned: Collection[int]) -> Iterator[Experiment]:
+    for k in ks:
         for worker in range(workers):
             if worker in fanned:
                 continue
