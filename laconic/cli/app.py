@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from laconic.cli.plan import plan as plan_command
 from laconic.cli.probe import probe
+from laconic.cli.shapes import shapes
 from laconic.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
@@ -155,6 +157,7 @@ def train(
     """
     from laconic.cli.remarks import interrupted, remarks
     from laconic.launch import check_room, launch, prepare, usable
+    from laconic.plan.forecast import after_train
     from laconic.recipe import Recipe, read_recipe, read_settings
 
     fields: dict[str, Any] = {
@@ -218,8 +221,9 @@ def train(
     except KeyboardInterrupt:
         _say(interrupted(folder, plan.workers))
         raise typer.Exit(130) from None
-    for sentence in remarks(folder, plan):
-        _say(sentence)
+    for sentence in [*remarks(folder, plan), after_train(folder, plan)]:
+        if sentence:
+            _say(sentence)
     _finish(folder)
 
 
@@ -280,6 +284,7 @@ def compare(
     from laconic.bench.compare import resume as go_on
     from laconic.bench.ways import ways
     from laconic.cli.progress import following
+    from laconic.plan.forecast import after_compare
     from laconic.recipe import Recipe
 
     say = (lambda sentence: None) if as_json else _say
@@ -294,7 +299,7 @@ def compare(
                 comparison = go_on(begun, watch, say, _command())
         except KeyboardInterrupt:
             _interrupted(folder)
-        _show(comparison, folder, as_json)
+        _show(after_compare(folder, begun.recipe, comparison, say), folder, as_json)
         return
     if workload is None:
         raise ConfigError("compare: name a workload (shakespeare, fashion, adult, or a file), or a --resume")
@@ -325,7 +330,7 @@ def compare(
             comparison = run_comparison(_anywhere(plan), chosen, folder, watch, say, _command(), seeds)
     except KeyboardInterrupt:
         _interrupted(folder)
-    _show(comparison, folder, as_json)
+    _show(after_compare(folder, plan, comparison, say), folder, as_json)
 
 
 def _interrupted(folder: Path) -> NoReturn:
@@ -491,6 +496,8 @@ def testbed(
 
 
 app.command(short_help="Measure machines and the links between them.")(probe)
+app.command("plan", short_help="Say which way pays here, before a run, and why.")(plan_command)
+app.command(short_help="Say how to cut a large transformer on a cluster.")(shapes)
 
 
 def _place(context: typer.Context, on: str, simulate: bool) -> str:

@@ -42,9 +42,21 @@ class Ranking:
     more: int
     refused: tuple[Refused, ...]
 
+    def nearly(self) -> list[Refused]:
+        """Of those that lack memory, the nearest to fitting: one of each number of stages, tensor ways and copies."""
+        found: dict[tuple[int, int, int], Refused] = {}
+        for one in sorted((one for one in self.refused if one.room), key=_excess):
+            found.setdefault((one.shape.pipeline, one.shape.tensor, one.shape.data), one)
+        return list(found.values())
+
     def why(self) -> str:
         """Why the first is first, in sentences."""
         return why(self)
+
+
+def _excess(refused: Refused) -> float:
+    """Bytes that are lacking."""
+    return refused.room.taken - refused.room.limit if refused.room else 0.0
 
 
 def rank(
@@ -191,14 +203,13 @@ def _no_room(taken: Room) -> str:
 
 def _nowhere(job: Job, cluster: Cluster, machines: Sequence[Machine], refused: Sequence[Refused]) -> str:
     """That no shape fits, by how much the nearest misses, and what would make one fit."""
-    full = [one for one in refused if one.room is not None]
+    full = sorted((one for one in refused if one.room is not None), key=_excess)
     if not full:
         return (
             f"shapes: no shape of {len(machines)} workers comes out whole: {refused[0].why}, and the like; "
             "take another batch, or leave workers out"
         )
-    nearest = min(full, key=lambda one: one.room.taken - one.room.limit if one.room else 0.0)
-    assert nearest.room is not None
+    nearest = full[0]
     said = f"shapes: the model fits nowhere on {cluster.name}; nearest is {nearest.shape}: {nearest.why}."
     return f"{said} {_remedy(job, cluster, machines, nearest)}"
 
@@ -239,8 +250,7 @@ def why(ranking: Ranking) -> str:
         second = ranking.best[1]
         name = max(TERMS, key=lambda name: second.terms[name] - first.terms[name])
         more = second.terms[name] - first.terms[name]
-        said.append(
-            f"Next is {second.shape}, {units.share(second.seconds / first.seconds - 1)} slower: "
-            f"{units.duration(more)} more of {name}."
-        )
+        slower = second.seconds / first.seconds - 1
+        how = f"{units.share(slower)} slower: {units.duration(more)} more of {name}" if slower > 0.0005 else "as fast"
+        said.append(f"Next is {second.shape}, {how}.")
     return " ".join(said)

@@ -192,7 +192,16 @@ def test_it_says_why_the_first_is_first():
     found = rank(Job(SMALL, Training(128)), box())
     assert str(found.best[0].shape) in found.why()
     assert "% computing" in found.why()
-    assert f"Next is {found.best[1].shape}" in found.why()
+    assert f"Next is {found.best[1].shape}, " in found.why()
+
+
+def test_the_nearest_misses_come_first_and_once():
+    found = rank(Job(SMALL, Training(128)), box(memory=0.2e9))
+    near = found.nearly()
+    over = [one.room.taken - one.room.limit for one in near]
+    assert over == sorted(over)
+    assert over[0] == min(one.room.taken - one.room.limit for one in found.refused if one.room)
+    assert len({(s.shape.pipeline, s.shape.tensor, s.shape.data) for s in near}) == len(near)
 
 
 def test_measured_peaks_correct_what_fits():
