@@ -1,10 +1,12 @@
 """GenTree: an all-reduce for a tree of switches, or for groups of workers near one another, chosen switch by switch.
 
 From the leaves up, each switch takes the cheapest way for its members' shares to cross it, by GenModel's price of what
-hangs on it: all at once, in stages of every factorisation, round a ring, and through fewer workers of each member.
+hangs on it: all at once, in stages of every factorisation, round a ring, and through fewer workers of each member. Or
+it lets all workers below form one ring, which uses inner and outer lines at the same time.
 
-Source: "Revisiting the Time Cost Model of AllReduce", arXiv:2409.04202, GenTree; the finding of who holds which blocks
-and the candidates' details are ours. Optimal plans on any topology are NP-hard to find (there), so this is a heuristic.
+Source: "Revisiting the Time Cost Model of AllReduce", arXiv:2409.04202, GenTree; the finding of who holds which blocks,
+the candidates' details and the one ring are ours. Optimal plans on any topology are NP-hard to find (there), so this is
+a heuristic.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ def candidates(members: tuple[Node, ...]) -> Iterator[Group]:
         yield Group(members, "direct", ports)
         if count > 2:
             yield Group(members, "ring", ports)
+    if any(isinstance(member, Group) for member in members):
+        yield Group(tuple(rank for member in members for rank in workers_of(member)), "ring")
     factored = factorisations(count) if count <= MOST_FACTORED else _pairs(count)
     yield from (nested(members, factors) for factors in factored if len(factors) > 1)
 

@@ -64,7 +64,7 @@ def ways(node):
 
 @pytest.mark.parametrize("sizes", [(4,), (4, 4), (2, 3, 4), (8, 8, 8, 8)])
 def test_where_memory_counts_and_flows_do_not_crowd_it_sums_all_at_once_at_every_switch(sizes):
-    tree = racks(sizes, 8e-9, 8e-9)
+    tree = racks(sizes, 1e-12, 1e-12)  # where bytes count too, one ring keeps inner and outer lines busy at once
     found = chosen(groups_of(tree), of_tree(tree, Rates(0, 0, 0, 1e-9)), S)
     assert all(group.way == "direct" and group.ports == 0 for group in ways(found))
     assert sorted(len(group.members) for group in ways(found)) == sorted(
@@ -94,7 +94,7 @@ def test_of_two_factors_the_larger_comes_first():
 def test_where_a_racks_line_crowds_fewer_of_its_servers_cross():
     """16 flows from 8 servers to those of two other racks; each beyond the second costs ten times its bytes."""
     tree = racks((8, 8, 8), 1e-9, 1e-9, w_t=4, epsilon=1e-8)
-    found = chosen(groups_of(tree), of_tree(tree, Rates(1e-6, 0)), S)
+    found = chosen(groups_of(tree), of_tree(tree, Rates(0.01, 0)), S)
     assert isinstance(found, Group)
     assert 0 < found.ports < 8
 
@@ -108,14 +108,25 @@ def test_it_is_never_dearer_than_any_of_its_candidates_at_one_switch(servers, se
         assert best <= price(groups.of_groups(group, "other"), ports, S).seconds * (1 + 1e-8)
 
 
+@given(racks_=st.lists(st.integers(1, 4), min_size=2, max_size=4), seed=st.integers(0, 10**6))
+def test_it_is_never_dearer_than_one_ring_through_the_whole_tree(racks_, seed):
+    draw = random.Random(seed)
+    tree = racks(
+        racks_, *(10 ** draw.uniform(-9, -7) for _ in range(2)), draw.randint(2, 9), 10 ** draw.uniform(-10, -8)
+    )
+    ports = of_tree(tree, Rates(10 ** draw.uniform(-6, -2), 0, 1e-10, 3e-10))
+    flat = price(groups.ring(sum(racks_)), ports, S).seconds
+    assert price(gentree(groups_of(tree), ports, S), ports, S).seconds <= flat * (1 + 1e-8)
+
+
 def test_the_sum_of_the_prices_at_the_switches_is_the_price_of_the_whole():
     """Equal racks: what is reckoned for a rack alone is what it costs within the whole plan."""
     tree = racks((4, 4), 8e-9, 8e-9)
-    rates = Rates(1e-4, 0, 1e-10, 3e-10)
+    rates = Rates(0.1, 0, 1e-10, 3e-10)
     whole = price(gentree(groups_of(tree), of_tree(tree, rates), S), of_tree(tree, rates), S).seconds
     one_rack = racks((4,), 8e-9, 8e-9)
     rack = price(
         gentree(groups_of(one_rack.members[0]), of_tree(one_rack, rates), S), of_tree(one_rack, rates), S
     ).seconds
-    crossing = 2 * (1e-4 + 4 * S / 8 * 8e-9) + S / 8 * 1e-10 + 3 * S / 8 * 3e-10
+    crossing = 2 * (0.1 + 4 * S / 8 * 8e-9) + S / 8 * 1e-10 + 3 * S / 8 * 3e-10
     assert whole == pytest.approx(rack + crossing)
