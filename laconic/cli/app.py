@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from laconic.cli.clusters import clusters
 from laconic.cli.plan import plan as plan_command
 from laconic.cli.probe import probe
 from laconic.cli.shapes import shapes
@@ -221,9 +222,8 @@ def train(
     except KeyboardInterrupt:
         _say(interrupted(folder, plan.workers))
         raise typer.Exit(130) from None
-    for sentence in [*remarks(folder, plan), after_train(folder, plan)]:
-        if sentence:
-            _say(sentence)
+    for sentence in filter(None, [*remarks(folder, plan), after_train(folder, plan)]):
+        _say(sentence)
     _finish(folder)
 
 
@@ -496,6 +496,7 @@ def testbed(
 
 
 app.command(short_help="Measure machines and the links between them.")(probe)
+app.command(short_help="List clusters, show one, or make one of a topology.")(clusters)
 app.command("plan", short_help="Say which way pays here, before a run, and why.")(plan_command)
 app.command(short_help="Say how to cut a large transformer on a cluster.")(shapes)
 
