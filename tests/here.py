@@ -20,7 +20,7 @@ def run_here(monkeypatch, recipe: Recipe, folder: Path) -> Path:
     """Run a recipe into a folder as the worker processes would, going on from a checkpoint if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(recipe.to_toml())
-    mine = threading.local()
+    mine, threads = threading.local(), torch.get_num_threads()
     store = torch.distributed.HashStore()
     with monkeypatch.context() as patch:
         patch.setattr(train, "_link", lambda recipe: mine.link)
@@ -33,7 +33,10 @@ def run_here(monkeypatch, recipe: Recipe, folder: Path) -> Path:
             mine.link = link
             train.Worker(folder, recipe).run()
 
-        memory.run(recipe.workers, work)
+        try:
+            memory.run(recipe.workers, work)
+        finally:
+            torch.set_num_threads(threads)  # one worker takes all cores, and the process would keep them
     return folder
 
 
