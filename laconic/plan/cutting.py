@@ -17,6 +17,7 @@ from laconic.plan.footprint import RESERVE, Correction, Memory, least_memory, st
 from laconic.plan.holmes import split
 from laconic.plan.layout import CLASSES, Layout, all_reduce_seconds, ring, summing
 from laconic.plan.passes import Passes, head_passes, layer_passes, optimizer_seconds
+from laconic.plan.pipeline import Hop
 from laconic.plan.transformer import (
     Shape,
     Training,
@@ -157,10 +158,9 @@ def price(job: Job, layout: Layout, cut: Stages | None = None) -> Priced:
     pieces = _pieces(cut, v)
     forward, backward = [x.there for x in pieces], [x.back for x in pieces]
     alone = pipeline.steady(shape.pipeline, m, v, forward, backward)
-    there, back = _hops(job, layout)
     together = alone
     if shape.pipeline > 1:
-        together = pipeline.steady(shape.pipeline, m, v, forward, backward, there, back)
+        together = pipeline.steady(shape.pipeline, m, v, forward, backward, *_hops(job, layout))
     data = _data_seconds(job, layout, cut)
     end = max(done + seconds for done, seconds in zip(together.ends, data, strict=True))
     busiest = max(range(shape.pipeline), key=lambda stage: alone.busy[stage])
@@ -207,34 +207,33 @@ def _tensor_line(layout: Layout, stage: int) -> Line:
     return layout.slowest(pairs) if pairs else NO_LINE
 
 
-def _hops(job: Job, layout: Layout) -> tuple[list[float], list[float]]:
-    """Seconds of a message from each piece to the next, and back, for the copy whose messages take longest.
+def _hops(job: Job, layout: Layout) -> tuple[list[Hop], list[Hop]]:
+    """The messages from each piece to the next, and back, of the copy whose messages take longest.
 
-    A message between machines is cut among the workers of a stage and put together behind them, if sequence
-    parallelism does not cut it anyway.
+    A message is cut among the workers of a stage, and put together behind them if sequence parallelism does not cut it
+    anyway.
     """
-    p, t = layout.shape.pipeline, layout.shape.tensor
-    if p == 1:
-        return [0.0], [0.0]
+    p, t, v = layout.shape.pipeline, layout.shape.tensor, layout.shape.chunks
     whole = boundary_bytes(job.model, job.training, layout.shape.micro_batch)
-    gathers = []
-    for stage in range(p):
-        line = _tensor_line(layout, stage)
-        again = all_reduce_seconds(line, t, whole) / 2 if t > 1 and not job.training.sequence_parallel else 0.0
-        gathers.append(again)
+    gathers = [0.0] * p
+    if not job.training.sequence_parallel:
+        gathers = [all_reduce_seconds(_tensor_line(layout, stage), t, whole) / 2 for stage in range(p)]
 
-    def hop(sender: int, receiver: int, copy: int) -> float:
-        lines = [layout.line(layout.rank(sender, copy, k), layout.rank(receiver, copy, k)) for k in range(t)]
-        return max(line.latency + whole / t / line.bandwidth for line in lines) + gathers[receiver]
+    def hop(sender: int, receiver: int, copy: int) -> Hop:
+        line = layout.slowest([(layout.rank(sender, copy, k), layout.rank(receiver, copy, k)) for k in range(t)])
+        return Hop(whole / t / line.bandwidth, line.latency + gathers[receiver])
 
-    found = []
-    for copy in range(layout.shape.data):
-        there = [hop(stage, (stage + 1) % p, copy) for stage in range(p)]
-        back = [hop((stage + 1) % p, stage, copy) for stage in range(p)]
-        found.append((there, back))
-    there, back = max(found, key=lambda one: sum(one[0][:-1]) + sum(one[1][:-1]))
-    v = layout.shape.chunks
-    return [*(there * v)[: p * v - 1], 0.0], [*(back * v)[: p * v - 1], 0.0]
+    def both(copy: int) -> tuple[list[Hop], list[Hop]]:
+        ends = [(stage, (stage + 1) % p) for stage in range(p)]
+        return [hop(a, b, copy) for a, b in ends], [hop(b, a, copy) for a, b in ends]
+
+    there, back = max((both(copy) for copy in range(layout.shape.data)), key=_length)
+    return there * v, back * v
+
+
+def _length(hops: tuple[list[Hop], list[Hop]]) -> float:
+    """Seconds of a message through all stages and back; the last of each is to the first stage, and not of it."""
+    return sum(sum(hop) for hop in (*hops[0][:-1], *hops[1][:-1]))
 
 
 def summed_bytes(training: Training, parameters: float) -> float:

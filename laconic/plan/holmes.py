@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from laconic.errors import ConfigError
-from laconic.plan.pipeline import steady
+from laconic.plan.pipeline import Hop, steady
 
 EAGER = 1.05  # the published factor on the faster stages' shares
 
@@ -90,11 +90,12 @@ def pipeline_seconds(
 ) -> float:
     """Seconds of a step's pipeline when stage i takes ``layers[i] / speeds[i]`` for a micro-batch.
 
-    A third of that is the forward pass. ``passing[i]`` are the seconds of a message from stage i to the next, and back.
+    A third of that is the forward pass. ``passing[i]`` are the seconds that a message holds the line from stage i to
+    the next, and back.
     """
     whole = [n / speed for n, speed in zip(layers, speeds, strict=True)]
     forward, backward = [x / 3 for x in whole], [2 * x / 3 for x in whole]
-    return float(steady(len(layers), micro_batches, 1, forward, backward, list(passing)).total)
+    return float(steady(len(layers), micro_batches, 1, forward, backward, [Hop(seconds) for seconds in passing]).total)
 
 
 class Crossing(NamedTuple):

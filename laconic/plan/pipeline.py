@@ -90,6 +90,13 @@ def _turns(forward: Sequence[tuple[int, int]], backward: Sequence[tuple[int, int
     return turns + [Turn(False, *one) for one in backward[len(forward) - before :]]
 
 
+class Hop(NamedTuple):
+    """A message from one stage to a neighbour: how long it holds the line, and how much later it has come."""
+
+    line: Any
+    later: Any = 0
+
+
 class Timeline(NamedTuple):
     """When each stage is done with its last turn, and how long it has computed; in the unit that was given."""
 
@@ -103,16 +110,17 @@ class Timeline(NamedTuple):
 
 
 def simulate(
-    order: Order, forward: Sequence[Any], backward: Sequence[Any], there: Sequence[Any] = (), back: Sequence[Any] = ()
+    order: Order, forward: Sequence[Any], backward: Sequence[Any], there: Sequence[Hop] = (), back: Sequence[Hop] = ()
 ) -> Timeline:
     """Go through the turns of all stages, each as soon as its stage is free and what it needs has come.
 
-    ``forward`` and ``backward`` are the seconds of each piece for one micro-batch, ``there`` and ``back`` those of a
-    message from each piece to the next and from the next to it; a message does not keep its sender busy. Rational
-    numbers give rational times, exactly.
+    ``forward`` and ``backward`` are the seconds of each piece for one micro-batch, ``there`` and ``back`` the messages
+    from each piece to the next and from the next to it. A message does not keep its sender busy, but the line: a stage
+    has one each way, and the next message waits for it. Rational numbers give rational times, exactly.
     """
     stages, pieces = len(order), len(forward)
-    there, back = (there or [0] * pieces), (back or there or [0] * pieces)
+    there, back = (there or [Hop(0)] * pieces), (back or there or [Hop(0)] * pieces)
+    free = {True: [0] * stages, False: [0] * stages}  # when a stage's line to the next, and to the one before, is free
     come: dict[tuple[bool, int, int], Any] = {}  # when a pass's input is there
     for turn in order[0]:
         if turn.forward and turn.chunk == 0:
@@ -131,12 +139,12 @@ def simulate(
                 if ready is None:
                     break
                 now = max(now, ready) + (forward[piece] if onward else backward[piece])
-                if onward and piece < pieces - 1:
-                    come[True, micro_batch, piece + 1] = now + there[piece]
-                elif onward:
+                if onward and piece == pieces - 1:
                     come[False, micro_batch, piece] = now
-                elif piece:
-                    come[False, micro_batch, piece - 1] = now + back[piece - 1]
+                elif onward or piece:
+                    hop = there[piece] if onward else back[piece - 1]
+                    gone = free[onward][stage] = max(now, free[onward][stage]) + hop.line
+                    come[onward, micro_batch, piece + (1 if onward else -1)] = gone + hop.later
                 at += 1
             left -= at - places[stage]
             clocks[stage], places[stage] = now, at
@@ -154,8 +162,8 @@ def steady(
     chunks: int,
     forward: Sequence[float],
     backward: Sequence[float],
-    there: Sequence[float] = (),
-    back: Sequence[float] = (),
+    there: Sequence[Hop] = (),
+    back: Sequence[Hop] = (),
 ) -> Timeline:
     """:func:`simulate` for many micro-batches: the first some are simulated, and the pace of the last of them goes on.
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from laconic.errors import ConfigError
 from laconic.plan.pipeline import (
+    Hop,
     Turn,
     best_micro_batch,
     bubble,
@@ -98,17 +99,17 @@ def test_a_step_may_take_less_than_the_busiest_stage_and_one_pass_of_each_other(
 @given(p=st.integers(1, 6), m=st.integers(1, 12), c=seconds, f=seconds, b=seconds)
 def test_messages_are_waited_for_once_in_p_micro_batches(p, m, c, f, b):
     """Pipette's finding: the first p micro-batches' messages there and back recur for each p."""
-    found = simulate(order(p, m), [f] * p, [b] * p, [c] * p).total
+    found = simulate(order(p, m), [f] * p, [b] * p, [Hop(0, c)] * p).total
     rounds = -(-m // p)
     least = (m + p - 1) * (f + b)
     assert found >= least + 2 * (p - 1) * c
-    assert found <= least + rounds * 2 * (p - 1) * c + (p - 1) * c
+    assert found <= least + (rounds + 1) * 2 * (p - 1) * c
 
 
 @given(p=st.integers(1, 6), v=st.sampled_from([1, 2]), rounds=st.integers(1, 30), c=st.floats(0, 0.5))
 def test_going_on_at_the_last_pace_is_exact_for_equal_stages(p, v, rounds, c):
     pieces = p * v
-    given_ = [1.0] * pieces, [2.0] * pieces, [c] * pieces
+    given_ = [1.0] * pieces, [2.0] * pieces, [Hop(c, 0.1)] * pieces
     whole = simulate(order(p, p * rounds, v), *given_)
     assert steady(p, p * rounds, v, *given_).ends == pytest.approx(whole.ends, rel=1e-12)
 
@@ -117,7 +118,7 @@ def test_going_on_at_the_last_pace_is_exact_for_equal_stages(p, v, rounds, c):
 def test_and_close_for_unequal_ones(p, m, data):
     f = data.draw(st.lists(st.floats(0.5, 1.5), min_size=p, max_size=p))
     c = data.draw(st.lists(st.floats(0, 0.5), min_size=p, max_size=p))
-    given_ = f, [2 * x for x in f], c
+    given_ = f, [2 * x for x in f], [Hop(x, 0.1) for x in c]
     assert steady(p, m, 1, *given_).total == pytest.approx(simulate(order(p, m), *given_).total, rel=0.01)
 
 
@@ -134,3 +135,12 @@ def test_the_best_micro_batch_weighs_the_bubble_against_what_a_larger_one_saves(
 def test_interleaving_wants_whole_rounds():
     with pytest.raises(ConfigError, match="4 stages do not divide 6 micro-batches; take 8"):
         interleaved(4, 6, 2)
+
+
+def test_a_line_carries_one_message_at_a_time():
+    # Three forward passes of 1 s and messages of 4 s: the last has come after 1 + 3 * 4 and 2 s of delay.
+    found = simulate(gpipe(2, 3), [1, 0], [0, 0], [Hop(4, 2), Hop(0)])
+    assert found.ends[1] == 15
+    assert found.ends[0] == 15 + 3 * 4 + 2
+    delayed = simulate(gpipe(2, 3), [1, 0], [0, 0], [Hop(0, 4)] * 2)  # what is only late holds up none
+    assert delayed.ends[1] == 3 + 4
