@@ -18,8 +18,8 @@ CASES = (  # workers, links, those that differ, seconds
     (2, "100mbit", (), 30),
     (2, "50mbit/10mbit,20ms", (), 30),
     (3, "40mbit", ("1:40mbit/8mbit", "0-2:4mbit"), 60),
-    (4, "50mbit,10ms", ("3:50mbit/10mbit,10ms", "0-1:20mbit,30ms"), 120),
-    (4, "20mbit,50ms", (), 180),
+    (4, "50mbit,10ms", ("3:50mbit/10mbit,10ms", "0-1:20mbit,30ms"), 75),
+    (4, "20mbit,50ms", (), 75),
 )
 
 

@@ -169,6 +169,7 @@ def test_what_a_hand_wrote_and_a_probe_does_not_measure_stays(tmp_path):
     by_hand = {
         "name": "home",
         "workers": ["m0", "m0", "m1", "m9"],
+        "errors": [{"method": "ddp", "predicted": 1.0}],
         "machines": [
             {"name": "m0", "memory": 1e9, "flops": 1e9, "group": "up"},
             {"name": "m1", "memory": 1e9, "flops": 1e9, "group": "up"},
@@ -182,6 +183,7 @@ def test_what_a_hand_wrote_and_a_probe_does_not_measure_stays(tmp_path):
     }
     path.write_text(dump(by_hand))
     found, *_ = probed(parse("20mbit,5ms", 2))
+    assert refined(by_hand, read_cluster(path), found, "c")["errors"] == by_hand["errors"]
     merged = write_cluster(path, refined(by_hand, read_cluster(path), found, "c"))
     m0, m1, m9 = merged.machines
     assert (merged.name, merged.workers, m0.group, m9.up) == ("home", ("m0", "m0", "m1", "m9"), "up", 1e6)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laconic.plan.probing.curve import Rate, steady, thinned, total, until
+from laconic.plan.probing.curve import Rate, steady, thinned, total
 
 rates = st.floats(1e4, 1e9)
 
@@ -82,4 +82,3 @@ def test_flows_are_added_while_all_of_them_run_whatever_their_clocks_say():
     short = [(5 + 0.01 * i, 3e4 * i) for i in range(50)]  # while it runs, the long one has a quarter of the rate
     assert total([long, short]) == pytest.approx(4e6, rel=0.02)
     assert total([long, [(0.0, 1.0)]]) is None
-    assert until(long, 100.1)[-1][0] <= 100.1

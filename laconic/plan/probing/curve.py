@@ -34,12 +34,6 @@ def thinned(curve: Curve, points: int = POINTS) -> list[tuple[float, float]]:
     return [curve[i] for i in places]
 
 
-def until(curve: Curve, moment: float) -> list[tuple[float, float]]:
-    """The part of a curve up to a moment; two points of it at least."""
-    kept = [point for point in curve if point[0] <= moment]
-    return kept if len(kept) > 1 else list(curve[:2])
-
-
 def steady(curve: Curve) -> Rate | None:
     """The rate of a flow past its burst or its slow start; None for fewer than two moments.
 
@@ -82,10 +76,17 @@ def _fit(columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def total(curves: Sequence[Curve]) -> float | None:
-    """Bytes a second of several flows together while all of them ran, each on its own clock from its first byte on."""
+    """Bytes a second of several flows together while all of them ran, each on its own clock from its first byte on.
+
+    Their curves are added and then fitted: what one gains when another pauses is not counted twice.
+    """
     begun = [[(t - curve[0][0], c) for t, c in curve] for curve in curves if len(curve) > 1]
     if len(begun) < len(curves) or not begun:
         return None
     end = min(curve[-1][0] for curve in begun)
-    rates = [steady(until(curve, end)) for curve in begun]
-    return sum(rate.bandwidth for rate in rates if rate is not None) if all(rates) else None
+    moments = np.unique([t for curve in begun for t, _ in curve if t <= end])
+    nbytes = np.zeros(len(moments))
+    for curve in begun:
+        nbytes += np.interp(moments, [t for t, _ in curve], [c for _, c in curve])
+    rate = steady(thinned(list(zip(moments.tolist(), nbytes.tolist(), strict=True))))
+    return None if rate is None else rate.bandwidth

@@ -8,6 +8,7 @@ from itertools import permutations, product
 from typing import Any
 
 from laconic.errors import ConfigError
+from laconic.plan.checking import VERSION
 from laconic.plan.cluster import Cluster, Line
 from laconic.plan.measured import Fan, Measured
 from laconic.plan.probing.schedule import Pair
@@ -72,7 +73,7 @@ def refined(
     Law:    refined by nothing new, the tables are the same.
     """
     measured = found if cluster is None or cluster.measured is None else cluster.measured.and_then(found)
-    tables = dict(old or {"name": name, "about": about})
+    tables = dict(old or {"version": VERSION, "name": name, "about": about})
     entries = {entry["name"]: dict(entry) for entry in tables.get("machines", [])}
     for machine, seen in measured.machines.items():
         entry = entries.setdefault(machine, {"name": machine})
