@@ -30,7 +30,7 @@ from laconic.plan.job import VALUE, Job, Step
 from laconic.sync.base import Sync, among
 
 PATIENT = 1e12  # seconds: a price waits as long as the method does
-TAIL = 4  # steps that are priced of a method without a period
+TAIL = 2  # steps that are priced of a method without a period
 ROUNDS = 2  # periods that are priced, after those in which a method settles
 LONGEST = 1000  # steps in which it may
 SETTLING = ("every", "warmup_steps", "start")  # settings that say in steps when a method is as it will be
@@ -203,7 +203,7 @@ def course_of(sync: Sync, settings: dict[str, Any], tail: int = TAIL) -> Course:
     if sync.after_step is None and sync.explore is None and period > 1:
         settling += 3  # what is decided once in a period begins with measuring
     if period == 1:
-        return Course(1, max(2, settling), tail)
+        return Course(1, settling, tail)
     return Course(period, settling, ROUNDS)
 
 
