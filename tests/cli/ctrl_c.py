@@ -31,8 +31,8 @@ def ctrl_c(*moments, patience=60.0):
                 os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press, daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield
         with pressing:  # from here on none is pressed, and one that was is heard here
             over.set()
