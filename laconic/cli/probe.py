@@ -118,6 +118,7 @@ class Plan:
         """What the workers are to do, as JSON."""
         from laconic.plan.probing.refine import check_joined, fanned, settled
         from laconic.plan.probing.schedule import experiments, limits
+        from laconic.plan.probing.talk import SILENCE
 
         if len(names) < 2:
             raise ConfigError(f"probe: a link has two ends, and there is {len(names)} machine; name at least two")
@@ -135,8 +136,8 @@ class Plan:
             "planned": planned,
             "limits": limits(planned, left, self.nbytes),
             "looking": looking | ({"workload": ""} if looked else {}),
-            "timeout": MEETING_SECONDS + looking["seconds"],
-            "patience": 2 * self.seconds + 2 * MEETING_SECONDS,
+            "timeout": MEETING_SECONDS,
+            "patience": MEETING_SECONDS + SILENCE + 2 * self.seconds,
         }
 
     def _looked(self, names: Sequence[str]) -> bool:
@@ -186,19 +187,24 @@ def _under_torchrun(plan: Plan, yes: bool) -> None:
         if not _idle(work):
             _agree(plan, work, yes or not sys.stdin.isatty())
         looking = {**work["looking"], "clocks": [hello["clock"] for hello in met]}
-        link.timeout = work["timeout"]
         found = conduct(link, names, work["planned"], work["limits"], look, looking, work["on"], typer.echo)
         plan.finish(names, found.raw(), "")
 
 
 def _here(workers: int, link: str, link_of: Sequence[str], cluster: str, on: str) -> tuple[list[str], Network]:
     """Names of workers on this machine, and the network that they are held to."""
+    from laconic.launch import PER_CORE
     from laconic.recipe import Recipe
 
     if on not in ("paced", "testbed", "group"):
         raise ConfigError(f"probe: --on is paced, testbed or group, got {on!r}; a simulated link needs no measuring")
     if on == "group" and (link or cluster or link_of):
         raise ConfigError("probe: --on group measures this machine's loopback as it is; leave the links out")
+    cores = os.cpu_count() or 1
+    if workers > PER_CORE * cores:
+        raise ConfigError(
+            f"probe: {workers} workers are too many for this machine's {cores} cores; use at most {PER_CORE * cores}"
+        )
     plan = Recipe(
         "shakespeare", workers=workers, link=link, links=tuple(link_of), on=on, cluster=cluster, steps=1
     ).checked()

@@ -68,8 +68,9 @@ class Spread:
 
     def raw(self) -> dict[str, Any]:
         """As the file has it."""
-        told = {"mean": self.mean, "p10": self.p10, "p90": self.p90}
-        return {**_short(told), "samples": self.samples, "values": [_digits(value) for value in self.values]}
+        kept = Spread(tuple(map(_digits, self.values)))  # so that what is read says the same
+        told = {"mean": kept.mean, "p10": kept.p10, "p90": kept.p90}
+        return {**_short(told), "samples": kept.samples, "values": list(kept.values)}
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

@@ -1,5 +1,6 @@
 """``laconic probe`` as it is typed: files that train reads, refusals in a sentence, and hosts over ssh."""
 
+import io
 import os
 import stat
 import subprocess
@@ -132,6 +133,7 @@ def test_what_to_type_where_there_is_no_ssh_is_printed(laconic, monkeypatch):
         (("--bytes", "many"), "'many' is no size; write it with its unit"),
         (("--seconds", 0.1), "--seconds must be from 1 to a million, got 0.1"),
         (("--workers", 20, "--seconds", 5), "380 links measured once take at least"),
+        (("--workers", 5000), "5000 workers are too many for this machine"),
         (("--on", "simulated"), "a simulated link needs no measuring"),
         (("--on", "group", "--link", "5mbit"), "leave the links out"),
         (("--link", "fast"), "'fast' is not a rate"),
@@ -152,3 +154,17 @@ def test_a_file_that_is_no_cluster_is_not_overwritten(laconic, tmp_path):
     assert status == 2
     assert "unknown key 'x'" in errors
     assert (tmp_path / "c.toml").read_text() == "x = 1\n"
+
+
+def test_nothing_is_sent_to_hosts_when_the_answer_is_no(laconic, ssh, monkeypatch, tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    monkeypatch.setattr("laconic.plan.probing.start.over_ssh", lambda *_: pytest.fail("it was sent"))
+    status, said, _ = laconic("probe", "attic", "cellar", *QUICK)
+    assert status == 1
+    assert "sends at most" in said
+    assert "Send that much?" in said
+    assert not (tmp_path / "cluster.toml").exists()

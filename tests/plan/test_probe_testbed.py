@@ -1,8 +1,12 @@
 """A probe of hosts whose links the kernel shapes: it finds the stated rates on the wire, and the file is emulated."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from laconic.bench.testbed import available
+from laconic.bench.testbed import Testbed, available
 from laconic.cli.probe import Plan
 from laconic.links.network import FRAMES, of_cluster, parse
 from laconic.plan.cluster import read_cluster
@@ -45,3 +49,25 @@ def test_delays_are_found_one_way_and_the_file_can_be_emulated(tmp_path):
     emulated = recipe.network()
     assert emulated.link(0, 1).up == pytest.approx(20e6 / 8, rel=0.05)
     assert emulated.link(0, 1).latency == there.latency
+
+
+def test_workers_that_were_started_elsewhere_name_their_machines_and_worker_0_writes_the_file(tmp_path):
+    # Hosts of their own, with names of their own, and the environment that torchrun sets.
+    words = "hostname host$RANK && exec \"$0\" -c 'from laconic.cli import main; main()' probe "
+    words += "--out c.toml --seconds 4 --workload adult --compressors half --bytes 20MB"
+    argv = ["unshare", "--uts", "sh", "-c", words, sys.executable]
+    folders = [tmp_path / str(rank) for rank in range(2)]
+    with Testbed(parse("20mbit", 2)) as bed:
+        workers = []
+        for rank, folder in enumerate(folders):
+            folder.mkdir()
+            place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1"}
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            workers.append(bed.popen(rank, argv, env=os.environ | place, cwd=folder, **pipes))
+        said = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert "2 links to measure: sends at most" in said[0]
+    cluster = read_cluster(folders[0] / "c.toml")
+    assert [machine.name for machine in cluster.machines] == ["host0", "host1"]
+    assert cluster.line(*cluster.machines).bandwidth * FRAMES == pytest.approx(20e6 / 8, rel=0.05)
+    assert not (folders[1] / "c.toml").exists()

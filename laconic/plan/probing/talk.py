@@ -27,6 +27,7 @@ CHUNK_SECONDS = 0.02  # that a message should take: a curve has fifty points the
 CHUNKS = 16  # of a thread's part of a flow, at least
 STREAMS = 2  # threads that send to one peer: while a message leaves, the next is ready, or the link would idle
 UNSENT = 1 << 16  # bytes that may wait in the sender's kernel
+SILENCE = 300.0  # seconds for which a worker may be busy with itself: loops are compiled on their first day
 
 Order = dict[str, Any]
 Answer = dict[str, Any]
@@ -53,7 +54,8 @@ def serve(link: Link, look: Callable[[Order], Answer]) -> None:
 
 
 def ready(link: Link) -> None:
-    """Prepare this worker's connections for flows that can be stopped."""
+    """Prepare this worker's connections for flows that can be stopped, and for peers that are long silent."""
+    link.timeout = max(link.timeout, SILENCE)
     if isinstance(link, TcpLink):
         for peer in link.peers():
             kernel.keep_little_unsent(link.connection(peer), UNSENT)
