@@ -62,7 +62,7 @@ def columns(comparison: Mapping[str, Any]) -> list[Column]:
             wide=True,
         ),
         _plain("tokens", "Tokens", "tokens", units.count),
-        _plain("steps", "Steps", "steps", units.count),
+        _plain("steps", "Steps", "steps", units.count)._replace(wide=any(math.isfinite(_off_plan(m)) for m in methods)),
         _plain("seconds", "Time", "time", units.duration),
         _plain("bytes_out", "Sent", "sent", units.size),
         Column("Waiting", "wait-\ning", lambda m: _share(waiting(m)), waiting),
