@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.errors import ConfigError
+from laconic.links import memory
+from laconic.packet import Packet
 from laconic.plan.activations import (
     Costs,
     Sample,
@@ -149,3 +151,24 @@ def test_a_fit_wants_enough_measurements():
         fit(work, coding[:2], messages)
     with pytest.raises(ConfigError, match="every measurement of messages is of a positive amount"):
         fit(work, coding, [*messages, Sample(0, 1.0)])
+
+
+@pytest.mark.parametrize("ways", [2, 4])
+def test_the_links_count_what_is_said_to_be_sent(ways):
+    """A linear code on a ring, and the largest entries with their places gathered; payload, without envelopes."""
+    code, k = 40 * 1024, 512
+
+    def summed(link):
+        link.all_reduce(torch.ones(code))
+        return link.meter.bytes_out
+
+    def gathered(link):
+        link.all_gather([Packet({"values": torch.ones(k), "places": torch.zeros(k, dtype=torch.int32)})])
+        return link.meter.bytes_out
+
+    for run, wanted in (
+        (summed, sent(ways, code, 4, linear=True)),
+        (gathered, sent(ways, k, 4, linear=False, index_bytes=4)),
+    ):
+        for out in memory.run(ways, run):
+            assert wanted <= out <= 1.06 * wanted
