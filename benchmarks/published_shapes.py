@@ -11,7 +11,7 @@ from common import ROOT, heading
 
 sys.path.insert(0, str(ROOT))
 
-from tests.plan.test_megatron import REACH, TABLE, predicted  # noqa: E402  (the rows are kept where they are tested)
+from tests.plan.test_megatron import REACH, TABLE, predicted  # the rows are kept where they are tested
 
 
 def main() -> None:
