@@ -35,7 +35,8 @@ def row(workers: int, link: str, others: tuple[str, ...], seconds: float) -> str
     from laconic.bench import units
     from laconic.cli.probe import Plan
     from laconic.links.network import FRAMES, parse
-    from laconic.plan.measured import MachineMeasured, read_measured
+    from laconic.plan.measured import MachineMeasured
+    from laconic.plan.measured_tables import read_measured
     from laconic.plan.probing import start
 
     network = parse(link, workers, others)

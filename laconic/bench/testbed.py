@@ -31,12 +31,12 @@ from typing import Any
 from laconic.bench import netns
 from laconic.bench.delay import STATS, Stats
 from laconic.errors import ConfigError, LaconicError, TestbedError
-from laconic.links.network import UNLIMITED, Connection, Network
+from laconic.links.network import FRAMES, UNLIMITED, Connection, Network
 
 MOST_WORKERS = 250
 INTERFACE = "eth0"
 MASTER_PORT = "29500"
-FRAME_OVERHEAD = 1.0456
+FRAME_OVERHEAD = FRAMES
 """Bytes on the wire for each byte of TCP payload: frames of 1514 bytes carry 1448 (Ethernet, IPv4, TCP with stamps)."""
 
 BURST = 1 << 16  # bytes a shaper lets pass at once after a pause

@@ -18,6 +18,7 @@ from laconic.errors import ConfigError
 if TYPE_CHECKING:
     from laconic.links.network import Network
     from laconic.plan.cluster import Cluster
+    from laconic.plan.measured import Measured
     from laconic.plan.probing.schedule import Experiment, Limits
 
 MACHINE_SHARE = 0.3  # of the seconds, at most, for what each machine does by itself
@@ -67,6 +68,7 @@ def probe(
 
     Before anything is sent it says how much it will send at most, and asks, unless everything is on this machine.
     """
+    from laconic.plan.measured_tables import read_measured
     from laconic.plan.probing import start
 
     under = not hosts and all(name in os.environ for name in TORCHRUN)
@@ -85,9 +87,12 @@ def probe(
         said += ["--compressors", compressors] if compressors else []
         typer.echo(start.by_hand(hosts, port, [*said, *(["--again"] if again else []), "--yes"]))
         return
+    if under and os.environ["RANK"] != "0":
+        _serve()
+        return
     plan = Plan(out, seconds, limit, again, looking)
     if under:
-        _under_torchrun(plan, yes)
+        _lead(plan, yes)
         return
     if hosts:
         names = [start.plain(host) for host in hosts]
@@ -99,7 +104,9 @@ def probe(
         work = plan.work(names, on) | {"network": asdict(network) if on == "paced" else None}
         _agree(plan, work, yes=True)
         found = start.in_testbed(network, work, typer.echo) if on == "testbed" else start.here(work, typer.echo)
-    plan.finish(names, found, f"over {' '.join(filter(None, [on, link or cluster]))}" if not hosts else "")
+    plan.finish(
+        names, read_measured(found, names), f"over {' '.join(filter(None, [on, link or cluster]))}" if not hosts else ""
+    )
 
 
 class Plan:
@@ -155,14 +162,12 @@ class Plan:
             for name in names
         )
 
-    def finish(self, names: Sequence[str], raw: Mapping[str, Any], how: str) -> None:
+    def finish(self, names: Sequence[str], found: Measured, how: str) -> None:
         """Write the file, and say what was found."""
-        from laconic.plan.measured import read_measured
         from laconic.plan.probing.refine import refined
         from laconic.plan.probing.summary import summary
         from laconic.plan.writing import write_cluster
 
-        found = read_measured(raw, names)
         about = f"measured by laconic probe {found.when}{how and ', '}{how}"
         tables = refined(self.old, self.cluster, found, self.out.stem, about)
         cluster = write_cluster(self.out, tables)
@@ -170,17 +175,22 @@ class Plan:
         typer.echo(f"cluster file: {self.out}")
 
 
-def _under_torchrun(plan: Plan, yes: bool) -> None:
-    """This worker's part, where torchrun (Slurm, Kubernetes) started one on each machine; worker 0 writes the file."""
+def _serve() -> None:
+    """This worker's part, where torchrun (Slurm, Kubernetes) started one on each machine."""
     from laconic.plan.probing import talk
-    from laconic.plan.probing.conduct import conduct
-    from laconic.plan.probing.worker import greet, joined, look, meet
+    from laconic.plan.probing.worker import greet, joined, look
 
     with joined(None, MEETING_SECONDS) as link:
-        if link.rank:
-            greet(link)
-            talk.serve(link, look)
-            return
+        greet(link)
+        talk.serve(link, look)
+
+
+def _lead(plan: Plan, yes: bool) -> None:
+    """Worker 0's part there: it writes the file."""
+    from laconic.plan.probing.conduct import conduct
+    from laconic.plan.probing.worker import joined, look, meet
+
+    with joined(None, MEETING_SECONDS) as link:
         met = meet(link)
         names = [hello["name"] for hello in met]
         work = plan.work(names, "network")
@@ -188,7 +198,7 @@ def _under_torchrun(plan: Plan, yes: bool) -> None:
             _agree(plan, work, yes or not sys.stdin.isatty())
         looking = {**work["looking"], "clocks": [hello["clock"] for hello in met]}
         found = conduct(link, names, work["planned"], work["limits"], look, looking, work["on"], typer.echo)
-        plan.finish(names, found.raw(), "")
+    plan.finish(names, found, "")
 
 
 def _here(workers: int, link: str, link_of: Sequence[str], cluster: str, on: str) -> tuple[list[str], Network]:

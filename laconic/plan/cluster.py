@@ -45,7 +45,8 @@ import numpy as np
 
 from laconic.errors import ConfigError, unknown
 from laconic.plan.checking import in_line, version_of, whole
-from laconic.plan.measured import Measured, read_measured
+from laconic.plan.measured import Measured
+from laconic.plan.measured_tables import read_measured
 
 SHIPPED = Path(__file__).parent / "clusters"
 UNLIMITED = math.inf

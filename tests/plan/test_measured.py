@@ -17,9 +17,9 @@ from laconic.plan.measured import (
     Measured,
     Speed,
     Spread,
-    read_measured,
     spread,
 )
+from laconic.plan.measured_tables import read_measured, tables_of
 from laconic.plan.writing import dump, write_cluster
 
 numbers = st.floats(1e-6, 1e12)
@@ -55,7 +55,7 @@ def test_a_spread_is_what_statistics_says_of_its_values(values):
 
 
 def test_measured_tables_come_back_from_a_file_as_they_were():
-    assert read_measured(tomllib.loads(dump(MEASURED.raw())), ["a", "b"]) == MEASURED
+    assert read_measured(tomllib.loads(dump(tables_of(MEASURED))), ["a", "b"]) == MEASURED
 
 
 @given(older=some, newer=some)

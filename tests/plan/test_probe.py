@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from laconic.errors import ConfigError
 from laconic.links import simulated
 from laconic.links.network import Connection, Network, of_cluster, on_the_wire, parse
 from laconic.plan.cluster import read_cluster
-from laconic.plan.measured import LinkMeasured, MachineMeasured, Measured, Spread
+from laconic.plan.measured import Fan, LinkMeasured, MachineMeasured, Measured, Spread
+from laconic.plan.measured_tables import tables_of
 from laconic.plan.probing import talk
 from laconic.plan.probing.conduct import Notes, conduct, remarks
 from laconic.plan.probing.refine import check_joined, fanned, refined, settled
@@ -29,7 +31,7 @@ MACHINE = Measured(
 
 def look(order):
     """A machine of four workers' memory; one of them slower."""
-    found = MACHINE.raw()["machines"][0]
+    found = tables_of(MACHINE)["machines"][0]
     return {key: value for key, value in found.items() if key != "name"}
 
 
@@ -214,3 +216,16 @@ def test_a_link_measured_once_is_not_settled_nor_is_one_that_varies(tmp_path, va
     cluster = write_cluster(tmp_path / "c.toml", refined(None, None, found, "c"))
     assert settled(cluster, ["a", "b"]) == wanted
     assert settled(cluster, ["a", "new"]) == set()
+
+
+def test_a_fan_among_fewer_machines_says_nothing_of_a_connection_with_more_links():
+    link, fan = LinkMeasured(Spread((1e6,)), latency=Spread((0.01,))), Fan(2, Spread((2e6,)), 0.0)
+    names = ["a", "b", "c", "d"]
+    machine = MACHINE.machines["x"]
+    machines = {name: replace(machine, out={2: fan}, into={2: fan}) for name in names}
+    links = {(a, b): link for a in names for b in names if a != b}
+    three = {ends: of for ends, of in links.items() if "d" not in ends}
+    four = refined(None, None, Measured(links, machines), "c")
+    assert all("up" not in entry and "down" not in entry for entry in four["machines"])
+    slower = {name: replace(machine, out={2: fan._replace(bandwidth=Spread((1.2e6,)))}) for name in names[:3]}
+    assert [entry.get("up") for entry in refined(None, None, Measured(three, slower), "c")["machines"]] == [1.2e6] * 3

@@ -5,7 +5,8 @@ import torch
 
 from laconic.errors import ConfigError, WorkloadError
 from laconic.plan import fitting
-from laconic.plan.measured import Measured, read_measured
+from laconic.plan.measured import Measured
+from laconic.plan.measured_tables import read_measured, tables_of
 from laconic.plan.probing import machine
 from laconic.workloads import load
 
@@ -45,8 +46,8 @@ def test_a_look_finds_every_part_and_comes_back_from_a_file_as_it_was():
     assert found.compressors["int8"].nbytes == pytest.approx(0.25, abs=0.02)
     assert min(found.copy.values) > 1e6
     assert min(found.loopback.values) > 1e6
-    raw = Measured(machines={"a": found}).raw()
-    assert Measured(machines=read_measured(raw, ["a"]).machines).raw() == raw
+    raw = tables_of(Measured(machines={"a": found}))
+    assert tables_of(read_measured(raw, ["a"])) == raw
 
 
 def test_timed_sums_are_what_the_rates_of_memory_and_additions_are_fitted_from():

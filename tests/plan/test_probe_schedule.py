@@ -19,6 +19,7 @@ from laconic.plan.probing.schedule import (
     experiments,
     fans,
     fits,
+    flow_bytes,
     length,
     limits,
     most,
@@ -110,3 +111,13 @@ def test_what_was_left_out_is_counted_by_kind():
     assert sentence == "left out, for the limits: 6 flows alone, 3 times one to many"
     assert fans(2) == []
     assert fans(4) == [3, 2]
+
+
+def test_the_flows_of_a_fan_share_the_bytes_of_one():
+    planned = experiments(9)
+    given_limits = limits(planned, 600, 1e10)
+    for e in planned:
+        if e.kind in (OUT, INTO):
+            assert len(e.flows) * flow_bytes(e, given_limits) <= given_limits.flow_bytes
+    (wide,) = [e for e in experiments(200, repeats=1) if e.kind == OUT and len(e.flows) == 199][:1]
+    assert flow_bytes(wide, given_limits) == LEAST_BYTES

@@ -10,6 +10,7 @@ from laconic.bench.testbed import Testbed, available
 from laconic.cli.probe import Plan
 from laconic.links.network import FRAMES, of_cluster, parse
 from laconic.plan.cluster import read_cluster
+from laconic.plan.measured_tables import read_measured
 from laconic.plan.probing import start
 from laconic.recipe import Recipe
 
@@ -24,7 +25,7 @@ def probed(network, out, seconds):
     names = [f"worker{rank}" for rank in range(network.workers)]
     plan = Plan(out, seconds, 1e9, again=True, looking={"workload": "adult", "options": {}, "compressors": ["half"]})
     found = start.in_testbed(network, plan.work(names, "testbed"), lambda sentence: None)
-    plan.finish(names, found, "")
+    plan.finish(names, read_measured(found, names), "")
     return read_cluster(out)
 
 

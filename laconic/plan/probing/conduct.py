@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from laconic.errors import ConfigError
 from laconic.links.base import Link
-from laconic.plan.measured import Fan, LinkMeasured, MachineMeasured, Measured, Spread, read_measured, spread
+from laconic.plan.measured import Fan, LinkMeasured, MachineMeasured, Measured, Spread, spread
+from laconic.plan.measured_tables import read_measured
 from laconic.plan.probing import talk
 from laconic.plan.probing.curve import steady, total
 from laconic.plan.probing.schedule import (
@@ -24,6 +25,7 @@ from laconic.plan.probing.schedule import (
     Pair,
     beside,
     fits,
+    flow_bytes,
     length,
     told,
 )
@@ -86,7 +88,7 @@ def conduct(
         else:
             still = sum(other.essential for other in planned[place:])
             longest = max(LEAST_SECONDS, (limits.seconds - spent) / max(1, still))
-            _flowed(link, experiment, limits.flow_bytes, min(longest, length(limits, delay)), notes)
+            _flowed(link, experiment, flow_bytes(experiment, limits), min(longest, length(limits, delay)), notes)
     for peer in link.peers():
         talk.say(link, peer, {"do": "end"})
     seconds = link.now() - begun

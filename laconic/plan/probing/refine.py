@@ -11,6 +11,7 @@ from laconic.errors import ConfigError
 from laconic.plan.checking import VERSION
 from laconic.plan.cluster import Cluster, Line
 from laconic.plan.measured import Fan, Measured
+from laconic.plan.measured_tables import tables_of
 from laconic.plan.probing.schedule import Pair
 
 ENOUGH = 3  # times a link is measured, after which it is settled
@@ -82,10 +83,11 @@ def refined(
         if seen.flops:
             entry["flops"] = float(f"{seen.flops:.4g}")
         for key, fans in (("up", seen.out), ("down", seen.into)):
-            fan = fans.get(max(fans, default=0))
+            lone = _lone(measured, machine, outward=key == "up")
+            fan = fans.get(len(lone))  # with all that it has links to: of fewer it is not known which they were
             if fan is not None:
                 entry.pop(key, None)
-                cap = _cap(fan, _lone(measured, machine, outward=key == "up"))
+                cap = _cap(fan, lone)
                 entry |= {} if cap is None else {key: cap}
     tables["machines"] = list(entries.values())
     lines = _lines(cluster, measured, list(entries))
@@ -106,7 +108,7 @@ def refined(
     ]
     if not tables["links"]:
         del tables["links"]
-    tables["measured"] = measured.raw()
+    tables["measured"] = tables_of(measured)
     return tables
 
 
@@ -141,7 +143,7 @@ def _lone(measured: Measured, machine: str, outward: bool) -> list[float]:
 def _cap(fan: Fan, lone: Sequence[float]) -> float | None:
     """What limits a machine's flows together; None where they are no slower at once than alone."""
     at_once = fan.bandwidth.median
-    if len(lone) < fan.peers or sum(lone) <= CAPPED * at_once:
+    if sum(lone) <= CAPPED * at_once:
         return None
     return _four(max(at_once, *lone))  # a lone flow went through the same connection
 

@@ -141,11 +141,18 @@ def limits(planned: Sequence[Experiment], seconds: float, nbytes: float) -> Limi
     return Limits(seconds, nbytes, min(WANTED_SECONDS, longest), min(WANTED_BYTES, room))
 
 
+def flow_bytes(experiment: Experiment, limits: Limits) -> int:
+    """Bytes of messages in each of an experiment's flows at most; a fan's share one flow's, as they share a link."""
+    if experiment.kind in (OUT, INTO):
+        return max(LEAST_BYTES, limits.flow_bytes // len(experiment.flows))
+    return limits.flow_bytes
+
+
 def cost(experiment: Experiment, limits: Limits) -> float:
     """Bytes on the wire that an experiment takes at most, what is lost and sent again left aside."""
     if experiment.kind == LATENCY:
         return beside(experiment)
-    return len(experiment.flows) * limits.flow_bytes * FRAMES + beside(experiment)
+    return len(experiment.flows) * flow_bytes(experiment, limits) * FRAMES + beside(experiment)
 
 
 def most(planned: Sequence[Experiment], limits: Limits) -> float:

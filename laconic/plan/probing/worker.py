@@ -22,6 +22,7 @@ from laconic.links.paced import PacedLink
 from laconic.links.rendezvous import rendezvous
 from laconic.links.tcp import TcpLink
 from laconic.plan.measured import Measured
+from laconic.plan.measured_tables import tables_of
 from laconic.plan.probing import machine, talk
 from laconic.plan.probing.conduct import conduct
 from laconic.plan.probing.schedule import Experiment, Limits
@@ -35,7 +36,7 @@ def main() -> int:
         with joined(work["network"], work["timeout"]) as link:
             found = take_part(link, work, lambda sentence: _say({"told": sentence}))
             if found is not None:
-                _say({"found": found.raw()})
+                _say({"found": tables_of(found)})
     except BaseException as error:
         message = str(error) if isinstance(error, LaconicError) else f"{type(error).__name__}: {error}"
         _say({"error": message, "peer": isinstance(error, PeerError)})
@@ -95,7 +96,7 @@ def look(order: talk.Order) -> talk.Answer:
     """Measure this machine as an order says."""
     names = ("workload", "options", "compressors", "seconds", "sharing", "rank", "workers")
     found = Measured(machines={"me": machine.look(**{name: order[name] for name in names})})
-    return {key: value for key, value in found.raw()["machines"][0].items() if key != "name"}
+    return {key: value for key, value in tables_of(found)["machines"][0].items() if key != "name"}
 
 
 def _network(fields: Mapping[str, Any]) -> Network:
