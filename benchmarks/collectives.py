@@ -38,7 +38,7 @@ from laconic.plan.collectives import Rates
 from laconic.plan.fitting import Crowd, Sum, fit_incast, fit_sums
 from laconic.plan.genmodel import price
 from laconic.plan.gentree import gentree
-from laconic.plan.ports import groups_of, of_network, of_tree, racks
+from laconic.plan.ports import BUFFERS, groups_of, of_network, of_tree, racks
 from laconic.plan.rounds import Plan
 
 WARM = 2
@@ -57,7 +57,11 @@ def worker(spec_path: str, folder: str) -> None:
     link = process_group("gloo")
     times: dict[str, list[tuple[float, float]]] = {}
     for text, nbytes in spec["cases"]:
-        plan = None if text in ("gloo", "ping") else plan_of(text, link.size, nbytes, network, Rates(*spec["rates"]))
+        plan = (
+            None
+            if text in ("gloo", "ping")
+            else plan_of(text, link.size, nbytes, network, Rates(*spec["rates"]), BUFFERS)
+        )
         tensor = torch.ones(nbytes // 4)
         for repeat in range(WARM + spec["repeats"]):
             link.barrier()
@@ -122,8 +126,8 @@ def predicted(text: str, nbytes: int, network: Network, rates: Rates) -> float:
     """Seconds of a plan by workers' own clocks."""
     if text == "ping":
         return rates.alpha + nbytes * FRAME_OVERHEAD / network.link(0, 1).up
-    plan = plan_of("ring" if text == "gloo" else text, network.workers, nbytes, network, rates)
-    return turns.seconds(plan, of_network(network, rates, FRAME_OVERHEAD), nbytes)
+    plan = plan_of("ring" if text == "gloo" else text, network.workers, nbytes, network, rates, BUFFERS)
+    return turns.seconds(plan, of_network(network, rates, FRAME_OVERHEAD, BUFFERS), nbytes)
 
 
 def table(args: argparse.Namespace) -> None:
@@ -162,7 +166,7 @@ def sites(args: argparse.Namespace) -> None:
     network = two_sites(parse_rate(args.inside), parse_rate(args.between))
     rates = alpha_of(network, args.repeats)
     size = int(args.mib * 2**20)
-    chosen = options(4, size, network, rates)[0].plan.name
+    chosen = options(4, size, network, rates, BUFFERS)[0].plan.name
     cases = [(text, size) for text in ("ring", "sites", "auto", "leaders", "cps")]
     found = {
         text: statistics.median(times) for (text, _), times in measured(network, cases, args.repeats, rates).items()
@@ -193,7 +197,7 @@ def order(args: argparse.Namespace) -> None:
         best = min(taken, key=lambda text: taken[text])
         over = taken["auto"] / taken[best] - 1
         hits += over <= 0.1
-        name = options(4, size, network, rates)[0].plan.name
+        name = options(4, size, network, rates, BUFFERS)[0].plan.name
         seconds = f"{taken['auto'] * 1e3:>7.1f} ms{taken[best] * 1e3:>7.1f} ms"
         print(f"{number:>6}{size:>10}  {name:<12}{seconds}  {best:<10}{over:>6.0%}", flush=True)
     print(f"within 10 % of the best: {hits} of {args.matrices}")
@@ -234,11 +238,11 @@ def sums(args: argparse.Namespace) -> None:
     print(f"{'vector':>10}{'k':>4}{'one pass':>12}{'in turn':>12}{'gain':>7}")
     for nbytes in (1 << 16, 1 << 20, 16 << 20):
         for k in (2, 3, 4, 6, 8, 12, 16):
-            parts = [torch.ones(nbytes // 4) for _ in range(k)]
-            into = torch.empty(nbytes // 4)
+            into, *parts = (torch.zeros(nbytes // 4) for _ in range(k))
+            sum_in_one_pass(into, parts)  # compiled, if it is not yet
             loops = max(1, int(2e7 / nbytes / k))
-            once = [timed(lambda p=parts, i=into: sum_in_one_pass(p, i), loops) for _ in range(args.repeats)]
-            turn = [timed(lambda p=parts, i=into: one_by_one(p, i), loops) for _ in range(args.repeats)]
+            once = [timed(lambda p=parts, i=into: sum_in_one_pass(i, p), loops) for _ in range(args.repeats)]
+            turn = [timed(lambda p=parts, i=into: one_by_one(i, p), loops) for _ in range(args.repeats)]
             found.setdefault(nbytes, []).extend(Sum(k, nbytes, seconds) for seconds in once)
             a, b = statistics.median(once), statistics.median(turn)
             print(f"{nbytes >> 10:>6} KiB{k:>4}{a * 1e6:>9.0f} us{b * 1e6:>9.0f} us{b / a:>7.2f}", flush=True)
@@ -254,9 +258,8 @@ def timed(run: Any, loops: int) -> float:
     return (time.perf_counter() - start) / loops
 
 
-def one_by_one(parts: list[torch.Tensor], into: torch.Tensor) -> None:
-    torch.add(parts[0], parts[1], out=into)
-    for part in parts[2:]:
+def one_by_one(into: torch.Tensor, parts: list[torch.Tensor]) -> None:
+    for part in parts:
         into += part
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,16 +15,18 @@ from laconic.compress.identity import identity
 from laconic.errors import ClashError, PacketError
 from laconic.exchange.base import Exchange
 from laconic.exchange.everyone import everyone_by
+from laconic.kernels import loops
 from laconic.links.base import Link
 from laconic.links.network import Network, of_cluster
 from laconic.packet import Message, Packet, need
-from laconic.plan.choosing import options, plan_of
+from laconic.plan.choosing import plan_of
 from laconic.plan.cluster import read_cluster
+from laconic.plan.ports import BUFFERS
 from laconic.plan.rounds import Plan
 from laconic.plan.turns import Span, turns
 
-IN_CACHE = 1 << 14  # elements that are summed at a time: few enough that the sum stays in the nearest cache
-SIZES = {"4 kB": 4e3, "1 MB": 1e6, "100 MB": 1e8}  # for which ``auto`` says what it takes
+SIZES = {"4 kB": 4_000, "1 MB": 1_000_000, "100 MB": 100_000_000}  # for which ``auto`` says what it takes
+WORTH = 1 << 17  # elements from which one pass is quicker than several: fewer fit the cache anyway
 NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -38,8 +41,7 @@ def planned(
 
     Wire:   the plan's: a message for each pair of workers in a round, and in all ``2 (n-1)/n`` times the packets' bytes
             out of each of n workers by ring, rhd (of a power of two), cps, hcps and even sites.
-    Law:    all workers hold the same bits. Sums are taken in rank order, of 16-bit values in 32 bits, rounded once a
-            round.
+    Law:    all workers hold the same bits. Sums of 16-bit values are taken in 32 bits and rounded once a round.
     Raises: ClashError for a compressor whose packets cannot be added in flight; ConfigError for an unknown plan or
             cluster, and for groups that do not hold as many workers as there are.
     Source: docs/collectives.md has each plan's.
@@ -50,27 +52,24 @@ def planned(
             f"planned: needs summable packets, and {inner.name}'s are not; use everyone({inner.name}) or "
             "planned(random_k())"
         )
-    machines = read_cluster(cluster) if cluster else None
     plan_of(plan, 1, 0.0)  # refuses a name that nobody knows
-
-    @lru_cache(maxsize=4)
-    def network_of(size: int) -> Network | None:
-        return None if machines is None else of_cluster(machines, size)
+    if cluster:
+        read_cluster(cluster)
 
     def all_reduce(link: Link, flat: Tensor) -> Tensor:
         if link.size == 1:
             return flat
-        network = network_of(link.size) or link.network
-        nbytes = flat.numel() * flat.element_size()
-        return carried(_plan(plan, link.size, nbytes, None if network is None else _Same(network)), flat, link)
+        known = _known(cluster, link.size) or (None if link.network is None else _Same(link.network))
+        ahead = BUFFERS if link.network is None else 0.0
+        return carried(_plan(plan, link.size, flat.numel() * flat.element_size(), known, ahead), flat, link)
 
     def among(size: int) -> str:
-        network = network_of(size)
+        made = {text: _plan(plan, size, nbytes, _known(cluster, size), BUFFERS) for text, nbytes in SIZES.items()}
         if plan != "auto" or size == 1:
-            made = plan_of(plan, size, SIZES["1 MB"], network)
-            return f"{made.name}: {len(made.rounds)} rounds, {max(made.messages())} messages at most from one worker"
-        best = [f"{text} by {options(size, nbytes, network)[0].plan.name}" for text, nbytes in SIZES.items()]
-        return f"{', '.join(best)}{'' if network else ' if links are even (100 Mbit/s)'}"
+            one = made["1 MB"]
+            return f"{one.name}: {len(one.rounds)} rounds, {max(one.messages())} messages at most from one worker"
+        best = ", ".join(f"{text} by {each.name}" for text, each in made.items())
+        return best if cluster else f"{best} if links are even (100 Mbit/s)"
 
     exchange = everyone_by(all_reduce, inner, combine, inner)
     return exchange._replace(name=f"planned({inner.name}{'' if plan == 'auto' else ', ' + plan})", among=among)
@@ -89,9 +88,22 @@ class _Same:
         return isinstance(other, _Same) and other.network is self.network
 
 
+def _known(cluster: str, size: int) -> _Same | None:
+    if not cluster:
+        return None
+    path = Path(cluster)
+    return _read(cluster, path.stat().st_mtime_ns if path.is_file() else 0, size)
+
+
+@lru_cache(maxsize=8)
+def _read(cluster: str, changed: int, size: int) -> _Same:
+    """A cluster's network: one for all workers of a process, so that its plans are made once."""
+    return _Same(of_cluster(read_cluster(cluster), size))
+
+
 @lru_cache(maxsize=64)
-def _plan(text: str, size: int, nbytes: int, known: _Same | None) -> Plan:
-    return plan_of(text, size, float(nbytes), None if known is None else known.network)
+def _plan(text: str, size: int, nbytes: int, known: _Same | None, ahead: float) -> Plan:
+    return plan_of(text, size, float(nbytes), None if known is None else known.network, ahead=ahead)
 
 
 # -- running a plan ------------------------------------------------------------------------------------------------
@@ -121,32 +133,33 @@ def carried(plan: Plan, tensor: Tensor, link: Link) -> Tensor:
                     came[source] = dict(zip(spans, body.split(sizes), strict=True))
             for span, sources in turn.sums:
                 into = flat[places(span)]
-                if into.numel():
-                    theirs = {source: _part(came[source], span, places) for source in sources}
-                    sum_in_one_pass([part for _, part in sorted((theirs | {link.rank: into}).items())], into)
+                if into.numel():  # mine first, then by rank: each block is summed at one worker, or swapped by two
+                    sum_in_one_pass(into, [_part(came[source], span, places) for source in sources])
             for span, source in turn.copies:
                 if flat[places(span)].numel():
                     flat[places(span)] = came[source][span]
     return flat.reshape(tensor.shape)
 
 
-def sum_in_one_pass(parts: list[Tensor], into: Tensor) -> None:
-    """Write the sum of ``parts``, added in their order, to ``into``, which may be one of them.
+def sum_in_one_pass(into: Tensor, others: list[Tensor]) -> None:
+    """Add ``others`` to ``into``, in their order.
 
-    Each is read from memory once, and the sum is written once: ``len(parts) + 1`` touches, where adding one after the
-    other takes ``3 (len(parts) - 1)``. Sums of 16-bit values are taken in 32 bits and rounded once.
+    Long ones are read from memory once, and up to seven at a time are added in one pass: ``k + 1`` touches for a sum of
+    ``k <= 8``, where adding one after the other takes ``3 (k - 1)``. Sums of 16-bit values are taken in 32 bits and
+    rounded once.
     """
-    if len(parts) == 2 or not into.numel():
-        torch.add(parts[0], parts[1], out=into)
+    if into.dtype in NARROW and len(others) > 1:
+        total = into.to(torch.float32)
+        for other in others:
+            total += other
+        into.copy_(total)
         return
-    step = min(IN_CACHE, into.numel()) if into.device.type == "cpu" else into.numel()
-    total = torch.empty(step, dtype=torch.float32 if into.dtype in NARROW else into.dtype, device=into.device)
-    for at in range(0, into.numel(), step):
-        sums = total[: min(step, into.numel() - at)]
-        sums.copy_(parts[0][at : at + step])
-        for part in parts[1:]:
-            sums += part[at : at + step]
-        into[at : at + step] = sums
+    fast = loops("sums", into, *others) if len(others) > 1 and into.numel() >= WORTH else None
+    if fast is not None:
+        fast.add_all(into, others)
+        return
+    for other in others:
+        into += other
 
 
 def _part(came: dict[Span, Tensor], span: Span, places: Callable[[Span], slice]) -> Tensor:

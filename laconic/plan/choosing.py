@@ -41,7 +41,7 @@ NAMES = (
     "leaders",
     "gentree",
 )
-MOST_AT_ONCE = 256  # workers up to which plans are considered in which everyone sends to everyone
+MOST_AT_ONCE = 64  # workers up to which plans are considered in which everyone sends to everyone
 MOST_HUBS = 16  # workers up to which each is tried as the hub of a star
 
 
@@ -53,19 +53,28 @@ class Option(NamedTuple):
     priced: Priced
 
 
-def options(workers: int, nbytes: float, network: Network | None = None, rates: Rates = USUAL) -> list[Option]:
+def options(
+    workers: int, nbytes: float, network: Network | None = None, rates: Rates = USUAL, ahead: float = 0.0
+) -> list[Option]:
     """Every plan for so many workers, the cheapest first; of equals the one with fewer rounds.
 
     Without a ``network`` links are even, with ``rates.beta``; with one its own rates and latencies hold, and
-    ``rates.alpha`` is what a round takes besides.
+    ``rates.alpha`` is what a round takes besides; ``ahead`` is as in :func:`~laconic.plan.ports.of_network`.
     """
-    ports = _ports(workers, network, rates)
+    ports = _ports(workers, network, rates, ahead)
     plans = _plans(workers, nbytes, network, ports)
     made = [Option(plan, seconds(plan, ports, nbytes), price(plan, ports, nbytes)) for plan in plans]
     return sorted(made, key=lambda option: (float(f"{option.seconds:.9g}"), len(option.plan.rounds)))
 
 
-def plan_of(text: str, workers: int, nbytes: float, network: Network | None = None, rates: Rates = USUAL) -> Plan:
+def plan_of(
+    text: str,
+    workers: int,
+    nbytes: float,
+    network: Network | None = None,
+    rates: Rates = USUAL,
+    ahead: float = 0.0,
+) -> Plan:
     """The plan that ``text`` names, one of ``NAMES``; ``auto`` is the cheapest for vectors of ``nbytes``.
 
     Raises: ConfigError for a name that nobody knows, and factors whose product is not the number of workers.
@@ -81,15 +90,15 @@ def plan_of(text: str, workers: int, nbytes: float, network: Network | None = No
     if name in ("hcps", "rings"):
         nest = groups.nested(range(workers), _factors(text, rest, workers), "ring" if name == "rings" else "direct")
         return groups.of_groups(nest, text)
-    ports = _ports(workers, network, rates)
+    ports = _ports(workers, network, rates, ahead)
     near = _near(workers, network)
     makers: dict[str, Callable[[], Plan]] = {
-        "auto": lambda: options(workers, nbytes, network, rates)[0].plan,
+        "auto": lambda: options(workers, nbytes, network, rates, ahead)[0].plan,
         "ring": lambda: groups.ring(workers, _order(ports, nbytes) if network is not None else None),
         "rhd": lambda: groups.rhd(workers),
         "doubling": lambda: rounds.doubling(workers),
         "cps": lambda: groups.cps(workers),
-        "star": lambda: min(_stars(workers), key=lambda plan: seconds(plan, ports, nbytes)),
+        "star": lambda: _star(workers, ports, nbytes),
         "tree": lambda: rounds.tree(workers),
         "sites": lambda: groups.of_groups(_ringed(near), "sites"),
         "leaders": lambda: groups.leaders([groups.workers_of(member) for member in near.members]),
@@ -98,8 +107,8 @@ def plan_of(text: str, workers: int, nbytes: float, network: Network | None = No
     return makers[name]()
 
 
-def _ports(workers: int, network: Network | None, rates: Rates) -> Ports:
-    return of_network(network, rates) if network is not None else even(workers, rates)
+def _ports(workers: int, network: Network | None, rates: Rates, ahead: float) -> Ports:
+    return of_network(network, rates, ahead=ahead) if network is not None else even(workers, rates)
 
 
 def _near(workers: int, network: Network | None) -> Group:
@@ -114,7 +123,7 @@ def _plans(workers: int, nbytes: float, network: Network | None, ports: Ports) -
     yield groups.rhd(workers)
     yield rounds.doubling(workers)
     yield rounds.tree(workers)
-    yield from _stars(workers)
+    yield _star(workers, ports, nbytes)
     if workers <= MOST_AT_ONCE:
         yield groups.cps(workers)
     near = _near(workers, network)
@@ -125,9 +134,10 @@ def _plans(workers: int, nbytes: float, network: Network | None, ports: Ports) -
         yield gentree(near, ports, nbytes, seconds)
 
 
-def _stars(workers: int) -> list[Plan]:
-    """Stars around each worker; of many workers, around the first."""
-    return [rounds.star(workers, hub) for hub in range(workers if workers <= MOST_HUBS else 1)]
+def _star(workers: int, ports: Ports, nbytes: float) -> Plan:
+    """A star around the worker with the best links; of many workers, around the first."""
+    hubs = range(workers if workers <= MOST_HUBS else 1)
+    return min((rounds.star(workers, hub) for hub in hubs), key=lambda plan: seconds(plan, ports, nbytes))
 
 
 def _order(ports: Ports, nbytes: float) -> tuple[int, ...]:

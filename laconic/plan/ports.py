@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a network is made from a cluster, whose package this is
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
+BUFFERS = float(1 << 20)
+"""Bytes that the kernel is taken to hold of one TCP connection, sent and not yet gone, before a sender waits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class Ports:
     ``route(sources, targets)`` gives, for each pair, the ports it passes (a row; ``count`` stands for none) and the
     seconds that a byte of the pair takes of each. ``start(sources, targets)`` is the seconds before anything comes.
     ``epsilon`` and ``w_t`` are each port's, ``gamma`` and ``delta`` each worker's, as in
-    :class:`~laconic.plan.collectives.Rates`.
+    :class:`~laconic.plan.collectives.Rates`. ``ahead`` is how many bytes of a message may still be on their way when
+    its worker goes on; None where transfers share more than their two ends and the line between these.
     """
 
     workers: int
@@ -42,6 +45,7 @@ class Ports:
     w_t: Numbers
     gamma: Numbers
     delta: Numbers
+    ahead: float | None = None
 
 
 def even(workers: int, rates: Rates) -> Ports:
@@ -52,14 +56,15 @@ def even(workers: int, rates: Rates) -> Ports:
         return places, np.full(places.shape, rates.beta)
 
     count = 2 * workers
-    return Ports(workers, count, route, _constant(rates.alpha), *_shared(count, rates), *_each(workers, rates))
+    return Ports(workers, count, route, _constant(rates.alpha), *_shared(count, rates), *_each(workers, rates), 0.0)
 
 
-def of_network(network: Network, rates: Rates, overhead: float = 1.0) -> Ports:
+def of_network(network: Network, rates: Rates, overhead: float = 1.0, ahead: float = 0.0) -> Ports:
     """The workers of a network; its latencies come on top of ``alpha``, and its rates stand in ``beta``'s place.
 
-    A worker sends one message at a time, as our links do: a slow line to one peer keeps its uplink busy for as long as
-    the message takes. ``overhead`` is bytes on the wire for each byte of payload.
+    With ``ahead=0`` a worker waits until its message has left, as on simulated and paced links: a slow line to one peer
+    keeps its uplink busy for as long as the message takes. The buffers of real connections (:data:`BUFFERS`) let it go
+    on sooner. ``overhead`` is bytes on the wire for each byte of payload.
 
     Raises: ConfigError for a pair that nothing carries between.
     """
@@ -70,21 +75,25 @@ def of_network(network: Network, rates: Rates, overhead: float = 1.0) -> Ports:
     for i in range(n):
         for j in range(n):
             if i != j:
-                line = network.link(i, j)
-                rate[i, j], latency[i, j] = min(up[i], line.up), line.latency
+                between = network.link(i, j)
+                rate[i, j], latency[i, j] = min(up[i], between.up), between.latency
     if (rate <= 0).any():
         i, j = np.argwhere(rate <= 0)[0]
         raise ConfigError(f"network: nothing carries from worker {i} to worker {j}; its rate is {rate[i, j]:g}")
-    out, into = overhead / rate, overhead / down
+    line, own, into = overhead / rate, overhead / up, overhead / down
 
     def route(sources: Places, targets: Places) -> tuple[Places, Numbers]:
-        places = np.stack([sources, n + targets], axis=1)
-        return places, np.stack([out[sources, targets], into[targets]], axis=1)
+        if ahead == 0:
+            places = np.stack([sources, n + targets], axis=1)
+            return places, np.stack([line[sources, targets], into[targets]], axis=1)
+        places = np.stack([sources, n + targets, 2 * n + sources * n + targets], axis=1)
+        return places, np.stack([own[sources], into[targets], line[sources, targets]], axis=1)
 
     def start(sources: Places, targets: Places) -> Numbers:
         return rates.alpha + latency[sources, targets]
 
-    return Ports(n, 2 * n, route, start, *_shared(2 * n, rates), *_each(n, rates))
+    count = 2 * n if ahead == 0 else 2 * n + n * n
+    return Ports(n, count, route, start, *_shared(count, rates), *_each(n, rates), ahead)
 
 
 # -- trees ---------------------------------------------------------------------------------------------------------

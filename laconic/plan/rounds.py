@@ -133,7 +133,7 @@ def star(workers: int, hub: int = 0) -> Plan:
     if not 0 <= hub < workers:
         raise ConfigError(f"star: its hub is worker {hub}, and there are {workers}, counted from 0")
     gathering = [[Transfer(rank, hub, 0, 1) for rank in range(workers) if rank != hub]]
-    return made("star", workers, 1, [*gathering, *mirrored(gathering)])
+    return made("star" if hub == 0 else f"star around {hub}", workers, 1, [*gathering, *mirrored(gathering)])
 
 
 def tree(workers: int) -> Plan:

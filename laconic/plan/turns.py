@@ -75,27 +75,33 @@ def seconds(plan: Plan, ports: Ports, nbytes: float) -> float:
 
     :func:`laconic.plan.genmodel.price` lets a round begin when all have ended the one before, which is too long where
     links are uneven: then only those who hear from a slow one wait. Here a worker sends its messages one after the
-    other, each occupying it until it has left, then takes those sent to it in turn, and then adds. Nothing crowds.
+    other, each occupying it until all but ``ports.ahead`` bytes have left, then takes those sent to it in turn, and
+    then adds. Nothing crowds.
 
     Raises: ConfigError for ports that transfers share otherwise than at their two ends.
     """
+    if ports.ahead is None or plan.workers != ports.workers:
+        raise ConfigError(f"{plan.name}: workers' clocks are for {plan.workers} workers with a port out and in each")
     everyone = np.arange(plan.workers)
     sources, targets = np.repeat(everyone, plan.workers), np.tile(everyone, plan.workers)
-    places, betas = ports.route(sources, targets)
-    if places.shape[1] != 2 or plan.workers != ports.workers:
-        raise ConfigError(f"{plan.name}: workers' clocks are for {plan.workers} workers with a port out and in each")
-    out, into = (betas[:, k].reshape(plan.workers, -1).tolist() for k in (0, 1))
+    betas = ports.route(sources, targets)[1]
+    out, into, line = (betas[:, k].reshape(plan.workers, -1).tolist() for k in (0, 1, 2 if betas.shape[1] > 2 else 0))
     start = ports.start(sources, targets).reshape(plan.workers, -1).tolist()
     block = nbytes / plan.blocks
     gamma, delta = (ports.gamma * block).tolist(), (ports.delta * block).tolist()
-    clock, free = [0.0] * plan.workers, [0.0] * plan.workers
+    clock, free, up = [0.0] * plan.workers, [0.0] * plan.workers, [0.0] * plan.workers
+    busy: dict[tuple[int, int], float] = {}
     for number in range(len(plan.rounds)):
         due: dict[tuple[int, int], float] = {}
         here = [(rank, turn) for rank, mine in enumerate(turns(plan)) if (turn := mine[number]) is not None]
         for rank, turn in here:
             for to, spans in turn.sends:
-                clock[rank] += _length(spans) * block * out[rank][to]
-                due[rank, to] = clock[rank] + start[rank][to]
+                size, begin = _length(spans) * block, max(clock[rank], up[rank])
+                up[rank] = begin + size * out[rank][to]
+                left = max(up[rank], max(begin, busy.get((rank, to), 0.0)) + size * line[rank][to])
+                busy[rank, to] = left
+                due[rank, to] = left + start[rank][to]
+                clock[rank] = max(clock[rank], left - min(size, ports.ahead) * max(out[rank][to], line[rank][to]))
         for rank, turn in here:
             for source, spans in sorted(turn.takes, key=lambda take: due[take[0], rank]):
                 free[rank] = max(due[source, rank], free[rank] + _length(spans) * block * into[source][rank])

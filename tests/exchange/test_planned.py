@@ -11,7 +11,8 @@ from laconic.aggregate import weighted_mean
 from laconic.compress import half, random_k, topk
 from laconic.errors import ClashError, ConfigError, PacketError, PeerLost
 from laconic.exchange import everyone, planned
-from laconic.exchange.planned import carried, sum_in_one_pass
+from laconic.exchange.planned import WORTH, carried, sum_in_one_pass
+from laconic.kernels import plain, sums
 from laconic.links import memory, simulated
 from laconic.links.network import Connection, Network, parse
 from laconic.packet import Packet, message_nbytes
@@ -98,19 +99,37 @@ def test_sums_of_sixteen_bits_are_rounded_once_a_round():
     one_by_one = parts[0].clone()
     for part in parts[1:]:
         one_by_one += part
-    sum_in_one_pass(parts, parts[0])
+    sum_in_one_pass(parts[0], parts[1:])
     assert one_by_one.item() == 1.0
     assert parts[0].item() == 1.015625
 
 
-@given(count=st.integers(2, 9), numel=st.integers(0, 40_000), place=st.integers(0, 8))
-def test_a_sum_in_one_pass_is_the_sum_in_order_also_into_one_of_its_parts(count, numel, place):
-    parts = [draw(rank, numel) for rank in range(count)]
-    expected = parts[0].clone()
-    for part in parts[1:]:
-        expected = expected + part
-    sum_in_one_pass(parts, parts[place % count])
-    assert torch.equal(parts[place % count], expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(count=st.integers(1, 20), numel=st.integers(0, 5_000))
+def test_a_sum_in_one_pass_is_the_sum_in_order_to_the_bit(dtype, count, numel):
+    mine, *others = (draw(rank, numel, dtype) for rank in range(count))
+    expected = mine.clone()
+    for other in others:
+        expected = expected + other
+    kept = [other.clone() for other in others]
+    with plain():
+        in_torch = mine.clone()
+        sum_in_one_pass(in_torch, others)
+    if dtype == torch.float32:
+        compiled = mine.clone()
+        sums.add_all(compiled, others)
+        assert torch.equal(compiled, expected)
+    sum_in_one_pass(mine, others)
+    assert torch.equal(mine, expected)
+    assert torch.equal(in_torch, expected)
+    assert all(torch.equal(a, b) for a, b in zip(kept, others, strict=True))
+
+
+def test_long_sums_are_those_of_short_ones():
+    mine, *others = (draw(rank, WORTH + 1, torch.float32) for rank in range(5))
+    expected = mine + others[0] + others[1] + others[2] + others[3]
+    sum_in_one_pass(mine, others)
+    assert torch.equal(mine, expected)
 
 
 def test_weights_are_heeded_and_compressed_packets_added():

@@ -11,9 +11,13 @@ from laconic.plan.choosing import NAMES, USUAL, options, plan_of
 from laconic.plan.cluster import read_cluster
 from laconic.plan.collectives import Rates, doubling_until, star_until
 from laconic.plan.groups import Group, workers_of
+from laconic.plan.ports import of_network
 from laconic.plan.rounds import check
 from laconic.plan.sites import sites
+from laconic.plan.turns import seconds
 from tests.exchange.test_planned import two_sites
+
+S = 4e6
 
 
 def shuffled(network, order):
@@ -102,3 +106,24 @@ def test_a_ring_over_uneven_links_takes_the_order_that_suits_them():
 def test_a_star_stands_where_links_are_best():
     network = parse("10mbit", 4, ["2:100mbit"])
     assert plan_of("star", 4, 1e6, network).name == "star around 2"
+
+
+def test_with_buffers_a_slow_peer_holds_up_nobody_else_and_without_them_it_does():
+    """By cps on two sites: a share to each of two slow peers, one after the other or at once."""
+    network, plan = two_sites(), plan_of("cps", 4, 1.0)
+    waits, goes_on = (seconds(plan, of_network(network, Rates(0, 0), 1.0, ahead), 5e5) for ahead in (0.0, 1e9))
+    up = 1.25e5 / 12.5e6  # of each message on the worker's own uplink; the last one begins after two others
+    assert goes_on == pytest.approx(2 * (2 * up + 1.25e5 / 1.25e6))
+    assert waits == pytest.approx(2 * (2 * 1.25e5 / 1.25e6 + 1.25e5 / 12.5e6))
+
+
+@given(workers=st.integers(2, 9), data=st.data())
+def test_more_buffers_never_take_longer_and_are_nothing_where_links_are_even(workers, data):
+    name = data.draw(st.sampled_from(["ring", "rhd", "cps", "star", "tree", "doubling"]))
+    even_links = parse("100mbit", workers)
+    none, all_ = (
+        seconds(plan_of(name, workers, S), of_network(even_links, Rates(0, 0), 1.0, a), S) for a in (0.0, 1e9)
+    )
+    assert all_ <= none * (1 + 1e-9)
+    if name != "tree":  # in which workers send to others while the first messages are on their way
+        assert all_ == pytest.approx(none)
