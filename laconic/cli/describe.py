@@ -16,8 +16,8 @@ from laconic.errors import unknown
 from laconic.links.network import Connection, Network
 from laconic.methods import METHODS, build, get
 from laconic.plan.job import Job, Step
-from laconic.plan.price import UNKNOWN
 from laconic.plan.price import price as priced
+from laconic.plan.running import UNKNOWN
 from laconic.sync.base import among
 
 WIDTH = 1024

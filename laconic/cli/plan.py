@@ -15,8 +15,7 @@ from laconic.errors import ConfigError
 
 if TYPE_CHECKING:
     from laconic.plan.job import Job
-    from laconic.plan.ranking import Goal, Ranked, Ranking, Way
-    from laconic.plan.reasons import Change
+    from laconic.plan.ranking import Ranking, Way
     from laconic.plan.site import Site
     from laconic.recipe import Recipe
 
@@ -24,9 +23,6 @@ STEPS = 1000  # of ddp, whose progress is planned for where no --tokens are give
 PER_PARAMETER = 20  # tokens a parameter, where a number of parameters is (Hoffmann et al. 2022, arXiv:2203.15556)
 SIZES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 TIMES = {"s": 1.0, "min": 60.0, "h": 3600.0}
-PRIOR = (
-    "needs: ddp's tokens times this, for the same progress; p from small runs (docs/planning.md), m measured by --pilot"
-)
 
 
 def plan(
@@ -59,6 +55,9 @@ def plan(
     flops: Annotated[str | None, typer.Option("--flops", help="what a machine reaches in training: 20gflops")] = None,
     step_seconds: Annotated[float | None, typer.Option("--step-seconds", help="or how long a step computes")] = None,
     batch: Annotated[float | None, typer.Option("--batch", help="with --params: tokens of a worker's batch")] = None,
+    background: Annotated[
+        float, typer.Option("--background", help="share of the links that other traffic takes, such as 0.3")
+    ] = 0.0,
     methods: Annotated[str, typer.Option("--methods", "-m", help="only these ways' methods, comma-separated")] = "",
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="an option of the workload")] = None,
     size: Annotated[str | None, typer.Option("--size", help="the same as --option size=…")] = None,
@@ -89,6 +88,7 @@ def plan(
       laconic plan --params 7e9 --cluster aws10 --flops 100tflops --objective cost
       laconic plan shakespeare --link 20mbit --pilot 60s
     """
+    from laconic.cli.plan_page import show
     from laconic.plan import ledger, reasons
     from laconic.plan.ranking import Goal, rank, ways_for
 
@@ -103,6 +103,7 @@ def plan(
     recipe = _recipe(workload, cluster, workers, link, link_of, slow, option, size, seed)
     job = _job(recipe, params, batch)
     site = _site(recipe, job, flops, step_seconds, None if memory is None else parse_size(memory), say)
+    site = site.shared(background)
     wanted = tokens or (STEPS * job.tokens * site.workers if params is None else PER_PARAMETER * job.parameters)
     goal = Goal(float(wanted), objective, hour, gigabyte, watts, intensity).checked()
     ways = _only(ways_for(job, site, goal.tokens / (job.tokens * site.workers)), methods)
@@ -122,7 +123,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(reasons.as_json(ranking, found), indent=1))
         return
-    _show(ranking, found, say)
+    show(ranking, found, say)
     if emit is not None:
         say(f"recipe: {emit}; run it by: laconic train --recipe {emit}")
 
@@ -275,67 +276,3 @@ def _emit(path: Path, recipe: Recipe, ranking: Ranking) -> None:
         path.write_text(recipe.replace(**changes).checked().to_toml())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _show(ranking: Ranking, found: list[Change], say: Callable[[str], None]) -> None:
-    from rich.console import Console
-
-    from laconic.bench import units
-    from laconic.plan import reasons
-    from laconic.plan.prior import UNKNOWN
-    from laconic.plan.site import described
-
-    job, goal, site = ranking.job, ranking.goal, ranking.site
-    say(f"{job.name}: {job.parameters:,} parameters; {described(site)}")
-    say(f"planned for the progress that ddp makes with {units.count(goal.tokens)} tokens, least {goal.objective} first")
-    if ranking.ranked:
-        Console().print(_table(ranking))
-        for sentence in [*reasons.why(ranking), reasons.lonely(ranking)]:
-            say(sentence)
-    else:
-        say("No way fits.")
-    if found:
-        say("\nOne change to the cluster:")
-        for change in found:
-            say(f"  {reasons.told(change, goal, ranking.first)}")
-    if ranking.refused:
-        say("\nRefused:")
-        for refused in ranking.refused:
-            say(f"  {refused.way.name}: {refused.why}")
-    say(f"\nNot ranked, since nothing says how many tokens they need here: {', '.join(UNKNOWN)}.")
-    for text in dict.fromkeys(text for one in ranking.ranked for text in one.price.notes):
-        say(f"Note: {text}.")
-
-
-def _table(ranking: Ranking) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from laconic.bench import units
-    from laconic.plan.reasons import amount
-
-    goal: Goal = ranking.goal
-    table = Table(box=box.SIMPLE_HEAD, padding=0, caption=Text(PRIOR), caption_justify="left")
-    table.add_column("way", overflow="fold", min_width=8)
-    for name in ("tokens/s", "a step", "wait-\ning", "sent\na step", "memory", "needs", goal.objective):
-        table.add_column(name, justify="right", no_wrap=True)
-
-    def row(one: Ranked) -> list[str]:
-        price = one.price
-        return [
-            one.way.name,
-            units.rate(price.tokens_per_second).removesuffix("/s"),
-            units.duration(price.step_seconds) + ("*" if price.learnt else ""),
-            units.share(price.waiting_share),
-            units.size(price.bytes_out),
-            units.size(price.memory.total),
-            f"{units.factor(one.progress.factor)} {'m' if one.progress.measured else 'p'}",
-            amount(one.score(goal.objective), goal),
-        ]
-
-    for place, one in enumerate(ranking.ranked):
-        table.add_row(*row(one), style="bold" if place == 0 else None)
-    if any(one.price.learnt for one in ranking.ranked):
-        table.caption = Text(f"{PRIOR}\n*: corrected by what earlier runs took")
-    return table

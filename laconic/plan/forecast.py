@@ -21,7 +21,8 @@ from laconic.plan import ledger
 from laconic.plan.charging import pace_of
 from laconic.plan.job import Step, of_workload, threads_of, timed
 from laconic.plan.ledger import Learnt, Miss
-from laconic.plan.price import Course, Price, price
+from laconic.plan.price import Price, price
+from laconic.plan.running import Course
 from laconic.recipe import SIMULATED, Recipe, seeded
 from laconic.sync.base import Sync
 from laconic.workloads import load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from laconic.workloads import Workload
 
 VALUE = 4  # bytes of a weight, of its gradient, and of each of an optimizer's numbers about it
 VOCABULARY = 50_000
+LONGEST = 2**31 - 1  # entries of a tensor
+NUMBERED = re.compile(r"(^|\.)(\d+)(\.)")
 ASPECT = 128  # of a transformer: its width over its layers, about as in published ones from 1 to 200 billion
 BATCH_TOKENS = 16_384  # of a batch, where only a number of parameters is given
 TIMED = 3  # steps from which a step's parts are told apart
@@ -85,6 +88,26 @@ class Job:
         shares = parts if parts is not None else Step(self.forward, self.backward)
         whole = shares.seconds
         return shares.times(seconds / whole) if whole else Step(seconds / 3, seconds * 2 / 3)
+
+    def merged(self, most: int) -> Job:
+        """The same with at most about so many tensors: neighbouring blocks' tensors of one name, one below the other.
+
+        None is made longer than places of 31 bits reach.
+        """
+        if len(self.shapes) <= most:
+            return self
+        width = math.ceil(len(self.shapes) / most)
+        groups: dict[tuple[str, int, tuple[int, ...]], tuple[str, int]] = {}
+        for place, (name, shape) in enumerate(self.shapes):
+            number = NUMBERED.search(name)
+            rest = shape[1:]
+            alike = max(1, min(width, LONGEST // max(1, math.prod(shape)))) if shape else 1
+            block = int(number[2]) // alike if number else -1 - place
+            key = (NUMBERED.sub(r"\1*\3", name, count=1) if number else name, block, rest)
+            first, rows = groups.get(key, (name, 0))
+            groups[key] = first, rows + (shape[0] if shape else 0)
+        shapes = [(name, (rows, *rest) if rows else rest) for (_, _, rest), (name, rows) in groups.items()]
+        return replace(self, shapes=tuple(shapes))
 
     def sample(self, entries: int) -> Job:
         """A job of the same kinds of tensors, about so many entries of them: each matrix with fewer rows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ class Learnt:
         kind = link_class(network)
         logs = [math.log(m.measured / m.predicted) for m in self.misses if (m.method, m.link) == (method, kind)]
         return math.exp(sum(logs) / (len(logs) + DOUBT))
+
+    def band(self, method: str, network: Network) -> tuple[float, float] | None:
+        """Between which factors of a corrected prediction two thirds of such runs came; None for fewer than two."""
+        kind = link_class(network)
+        logs = [math.log(m.measured / m.predicted) for m in self.misses if (m.method, m.link) == (method, kind)]
+        if len(logs) < 2:
+            return None
+        width, middle = statistics.stdev(logs), statistics.fmean(logs) - math.log(self.factor(method, network))
+        return math.exp(middle - width), math.exp(middle + width)
 
 
 def link_class(network: Network) -> str:

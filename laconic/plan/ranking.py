@@ -14,9 +14,10 @@ from laconic.methods import METHODS, build
 from laconic.plan.charging import pace_of
 from laconic.plan.job import Job, threads_of
 from laconic.plan.ledger import Learnt
-from laconic.plan.price import RESERVE, UNKNOWN, Price, price
+from laconic.plan.price import RESERVE, Price, price
 from laconic.plan.prior import UNKNOWN as UNRANKED
 from laconic.plan.prior import Prior, Progress, progress
+from laconic.plan.running import UNKNOWN
 from laconic.plan.site import Site
 from laconic.sync.timetable import deal
 
@@ -27,6 +28,8 @@ ALONE = "one machine"
 IDLE = 0.3  # of a machine's power while it waits, beside computing
 JOULES = 3.6e6  # of a kilowatt hour
 TENTH = 0.9
+TENSORS = 600  # of all workers, that are compressed one by one; of a larger model neighbouring blocks are merged
+FEWEST_TENSORS = 30
 
 Told = Callable[[str], None]
 
@@ -105,6 +108,7 @@ class Ranking:
     refused: list[Refused]
     alone: Ranked
     paces: dict[str, float] = field(default_factory=dict)
+    learnt: Learnt = field(default_factory=Learnt)
 
     @property
     def first(self) -> Ranked:
@@ -188,7 +192,7 @@ def rank(
     if too_large(alone.price, single) is None:
         ranked.append(alone)
     ranked.sort(key=lambda one: (one.score(goal.objective), one.seconds, one.way.name))
-    return Ranking(job, site, goal, ranked, refused, alone, known)
+    return Ranking(job, site, goal, ranked, refused, alone, known, learnt or Learnt())
 
 
 def priced(job: Job, site: Site, way: Way, pace: float, learnt: Learnt | None = None) -> Price:
@@ -197,8 +201,11 @@ def priced(job: Job, site: Site, way: Way, pace: float, learnt: Learnt | None = 
     Raises: as :func:`laconic.plan.price.price`.
     """
     warm = {k: v for k, v in WARM.items() if k in METHODS[way.method].defaults and k not in way.settings}
-    found = price(job, site.network, site.steps, way.method, way.settings | warm, compressing=pace)
-    found = replace(found, settings=way.settings)
+    # What a low rank saves hangs on each matrix's own shape.
+    rough = job if way.method == "powersgd" else job.merged(max(FEWEST_TENSORS, TENSORS // site.workers))
+    found = price(rough, site.network, site.steps, way.method, way.settings | warm, compressing=pace)
+    merged = f"{len(job.shapes)} tensors priced as {len(rough.shapes)}, neighbouring blocks' together"
+    found = replace(found, settings=way.settings, notes=(*found.notes, *([merged] if rough is not job else [])))
     factor = 1.0 if learnt is None else learnt.factor(way.method, site.network)
     if factor == 1.0:
         return found

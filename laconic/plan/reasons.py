@@ -153,11 +153,13 @@ def as_json(ranking: Ranking, found: list[Change]) -> dict[str, Any]:
 
     def entry(one: Ranked) -> dict[str, Any]:
         price = one.price
+        band = ranking.learnt.band(one.way.method, ranking.site.network)
         return {
             "name": one.way.name,
             "method": one.way.method,
             "settings": one.way.settings,
             "step_seconds": price.step_seconds,
+            "step_seconds_between": None if band is None else [factor * price.step_seconds for factor in band],
             "terms": dict(terms(price)),
             "tokens_per_second": price.tokens_per_second,
             "bytes_per_step": price.bytes_out,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from laconic.bench import units
 from laconic.errors import ConfigError
 from laconic.links.network import Connection, Network, of_cluster
-from laconic.plan.cluster import Cluster
+from laconic.plan.cluster import Cluster, Machine
 from laconic.plan.job import Job, Step
 
 ALIKE = 1.01  # links within this of the slowest are as slow as it
@@ -56,6 +56,17 @@ class Site:
         links = tuple((a, b, replace(c, latency=c.latency / factor)) for a, b, c in self.network.links)
         return replace(self, network=Network(ends, links))
 
+    def shared(self, share: float) -> Site:
+        """What is left where others take a share of every link all the time.
+
+        Raises: ConfigError.
+        """
+        if not 0 <= share < 1:
+            raise ConfigError(
+                f"plan: --background is the share of the links that others take, in [0, 1), got {share:g}"
+            )
+        return replace(self, network=_quicker(self.network, math.inf, 1 - share))
+
     def quicker_machines(self, factor: float = 2.0) -> Site:
         """Every machine so many times quicker."""
         return replace(self, steps=tuple(step.times(1 / factor) for step in self.steps))
@@ -89,15 +100,27 @@ def of(network: Network, steps: Sequence[Step], memory: float | None = None, whe
 def of_cluster_file(cluster: Cluster, workers: int, job: Job, memory: float | None = None, where: str = "") -> Site:
     """A site of a cluster's machines: their operations a second say what a step takes, their memory what fits.
 
+    A step that was probed with this very job is taken as it was measured, with its parts.
+
     Raises: ConfigError where the job's operations could not be counted.
     """
     placed = cluster.placed(workers)
     limits = tuple(machine.memory if memory is None else memory for machine in placed)
-    steps = [job.at(machine.flops) for machine in placed]
+    steps = [_step(cluster, machine, job) for machine in placed]
     rates = sorted({machine.flops for machine in placed})
     told = " to ".join(f"{rate / 1e9:,.4g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
     made = of(of_cluster(cluster, workers), steps, None, where or cluster.name, f"its machines reach {told} Gflop/s")
     return replace(made, memory=limits)
+
+
+def _step(cluster: Cluster, machine: Machine, job: Job) -> Step:
+    """A step as a probe measured it, if that was of this very job; else the job's operations at the machine's speed."""
+    found = None if cluster.measured is None else cluster.measured.machines.get(machine.name)
+    if found is None or found.step is None or not math.isclose(found.operations, job.forward + job.backward):
+        return job.at(machine.flops)
+    forward, backward = (0.0 if part is None else part.median for part in (found.forward, found.backward))
+    rest = max(0.0, found.step.median - forward - backward)
+    return job.split(found.step.median, Step(forward, backward, rest) if forward and backward else None)
 
 
 def described(site: Site) -> str:

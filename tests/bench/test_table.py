@@ -57,6 +57,16 @@ def test_of_several_seeds_the_lowest_and_the_highest_stand_below_the_mean_and_st
     assert "over 100%: the machine was quicker then than while the ideal was measured" in words
 
 
+@pytest.mark.parametrize("width", [100, 80])
+def test_how_far_a_step_was_from_its_prediction_is_a_column_where_there_was_one(width):
+    predicted = {"step_seconds": 0.04}
+    text = rendered({**COMPARISON, "methods": [METHOD | {"name": "dgc", "predicted": predicted}, METHOD]}, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "+23%" in next(line for line in text.splitlines() if "dgc" in line)  # 60 s for 1217 steps
+    assert "off plan: how much longer a step took than was predicted" in " ".join(text.split())
+    assert "off plan" not in " ".join(rendered(COMPARISON, width).split())
+
+
 def test_what_is_not_finished_and_what_failed_is_said_below_the_table():
     told = note({"methods": [METHOD], "unfinished": ["03-noloco"], "failed": ["dgc: worker 1: the loss is nan"]})
     assert told == ("not finished: 1 run; go on with laconic compare --resume; failed: dgc: worker 1: the loss is nan")

@@ -48,6 +48,16 @@ def test_a_miss_says_nothing_of_another_method_or_of_links_of_another_class():
     assert learnt.factor("ddp", parse("500mbit", 2)) == 1
 
 
+def test_how_far_runs_were_apart_is_a_band_about_the_corrected_prediction():
+    ratios = (1.1, 1.2, 1.3, 1.6)
+    learnt = Learnt(tuple(miss(ratio) for ratio in ratios))
+    low, high = (end * learnt.factor("ddp", SLOW) for end in learnt.band("ddp", SLOW))
+    assert sum(low <= ratio <= high for ratio in ratios) == 3
+    assert low * high == pytest.approx(math.prod(ratios) ** 0.5)
+    assert learnt.band("diloco", SLOW) is None
+    assert Learnt((miss(1.1),)).band("ddp", SLOW) is None
+
+
 def test_links_are_classed_by_their_slowest_pair():
     assert link_class(SLOW) == link_class(parse("99mbit", 3)) == link_class(parse("10mbit", 2)) == "1e7 bit/s"
     assert link_class(parse("1gbit", 3, ("1:5mbit",))) == "1e6 bit/s"

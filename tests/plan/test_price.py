@@ -15,7 +15,8 @@ from laconic.links.network import Connection, Network, of_cluster, parse
 from laconic.plan import charging
 from laconic.plan.cluster import Cluster, Line, Machine
 from laconic.plan.job import VALUE, Job, Step, of_parameters, of_workload
-from laconic.plan.price import BUCKET, Course, bucket_for, price, traced
+from laconic.plan.price import price
+from laconic.plan.running import BUCKET, Course, bucket_for, traced
 from laconic.workloads import load
 
 SHAPES = (*((f"blocks.{i}.weight", (96, 64)) for i in range(4)), ("head.weight", (8, 64)), ("head.bias", (8,)))
@@ -160,6 +161,17 @@ def test_a_large_model_has_fewer_and_larger_buckets_than_it_will_and_says_so():
     larger, note = bucket_for(job, 64)
     assert larger > BUCKET
     assert "fewer latencies" in note
+
+
+def test_merged_blocks_have_all_parameters_in_fewer_tensors():
+    job = of_parameters(7e9)
+    fewer = job.merged(60)
+    assert fewer.parameters == job.parameters
+    assert len(fewer.shapes) <= 70 < len(job.shapes)
+    assert max(math.prod(shape) for _, shape in of_parameters(1e12).merged(30).shapes) < 2**31
+    assert job.merged(10_000) is job
+    found = [price(each, rated(100.0, 0.0, 2), [STEP] * 2, "topk").bytes_out for each in (job, fewer)]
+    assert found[1] == pytest.approx(found[0], rel=0.01)
 
 
 @pytest.mark.parametrize("parameters", [1e5, 1e7, 1e9, 70e9, 1e12])

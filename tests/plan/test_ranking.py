@@ -11,6 +11,7 @@ from laconic.plan import reasons, site
 from laconic.plan.cluster import read_cluster
 from laconic.plan.job import Job, Step
 from laconic.plan.ledger import Learnt, Miss
+from laconic.plan.measured import MachineMeasured, Measured, Spread
 from laconic.plan.prior import Prior
 from laconic.plan.ranking import ALONE, Goal, Way, rank, ways_for
 
@@ -137,6 +138,16 @@ def test_only_the_slowest_links_become_faster():
     assert place.nearer().network.connections[0].latency == pytest.approx(0.0025)
 
 
+def test_other_traffic_leaves_less_of_every_link():
+    place = site.of(parse("100mbit,5ms", 3, ("0-2:1mbit",)), [STEP] * 3)
+    left = place.shared(0.25).network
+    assert left.link(0, 1).up == pytest.approx(0.75 * 100e6 / 8)
+    assert left.link(0, 2).up == pytest.approx(0.75 * 1e6 / 8)
+    assert place.shared(0.0).network == place.network
+    with pytest.raises(ConfigError, match="the share of the links that others take"):
+        place.shared(1.0)
+
+
 def test_one_more_machine_is_like_the_last_and_reaches_everyone():
     cluster = read_cluster("aws10")
     place = site.of(of_cluster(cluster, 4), [STEP] * 4)
@@ -154,6 +165,20 @@ def test_a_cluster_says_what_a_step_takes_and_what_fits():
     assert [s.seconds for s in place.steps] == pytest.approx([3e6 / m.flops for m in cluster.placed(3)])
     assert place.memory == tuple(m.memory for m in cluster.placed(3))
     assert "Gflop/s" in site.described(place)
+
+
+def test_a_step_that_was_probed_with_this_job_is_taken_as_it_was_measured():
+    cluster = read_cluster("homes6")
+    probed = MachineMeasured(
+        operations=3e6, step=Spread((0.5, 0.6, 0.7)), forward=Spread((0.1,)), backward=Spread((0.3,))
+    )
+    first = cluster.machines[0].name
+    measured = replace(cluster, measured=Measured(machines={first: probed}))
+    place = site.of_cluster_file(measured, 2, JOB)
+    assert place.steps[0] == pytest.approx(Step(0.1, 0.3, 0.2))
+    assert place.steps[1] == site.of_cluster_file(cluster, 2, JOB).steps[1]
+    other = replace(cluster, measured=Measured(machines={first: replace(probed, operations=4e6)}))
+    assert site.of_cluster_file(other, 2, JOB).steps == site.of_cluster_file(cluster, 2, JOB).steps
 
 
 def test_ways_have_periods_that_come_round_and_fragments_that_there_are():
