@@ -102,25 +102,29 @@ def stages(job: Job, layout: Layout) -> Stages:
     model, training, shape = job.model, job.training, layout.shape
     p, t, b = shape.pipeline, shape.tensor, shape.micro_batch
     lines = [_tensor_line(layout, stage) for stage in range(p)]
-    speeds = [layout.speed(stage) for stage in range(p)]
+    rates = [layout.speed(stage) for stage in range(p)]
     one = [
-        layer_passes(model, training, b, t, speed, line, job.memory_bandwidth)
-        for speed, line in zip(speeds, lines, strict=True)
+        layer_passes(model, training, b, t, rate, line, job.memory_bandwidth)
+        for rate, line in zip(rates, lines, strict=True)
     ]
-    head = head_passes(model, training, b, t, speeds[-1], lines[-1])
+    head = head_passes(model, training, b, t, rates[-1], lines[-1])
     if model.layers % p == 0 and len(set(one)) == 1:
         layers = [model.layers // p] * p
     else:
 
-        def least(layers: Sequence[int]) -> float:
-            made = _with_head(one, layers, head)
+        def whole(pieces: Sequence[int]) -> list[int]:  # each chunk of a stage has as many layers
+            return [shape.chunks * n for n in pieces]
+
+        def least(pieces: Sequence[int]) -> float:
+            made = _with_head(one, whole(pieces), head)
             micro_batches = shape.micro_batches(training.batch)
             return float(pipeline.least_time([x.there for x in made], [x.back for x in made], micro_batches))
 
-        def excess(layers: Sequence[int]) -> float:
-            return max(0.0, (fullest := room(job, layout, layers)).taken - fullest.limit)
+        def excess(pieces: Sequence[int]) -> float:
+            return max(0.0, (fullest := room(job, layout, whole(pieces))).taken - fullest.limit)
 
-        layers = split(model.layers, [1 / (x.there + x.back) for x in one], least, excess)
+        speeds = [1 / (x.there + x.back) for x in one]
+        layers = whole(split(model.layers // shape.chunks, speeds, least, excess))
     return Stages(tuple(layers), tuple(_with_head(one, layers, head)), head)
 
 

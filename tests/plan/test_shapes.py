@@ -253,6 +253,15 @@ def test_faster_machines_get_more_layers_and_that_is_faster():
     assert price(job, one, cut).seconds < price(job, layout(two_sites(near=1e9, far=1e9), Shape(2, 1, 2, 4))).seconds
 
 
+def test_chunks_of_an_uneven_stage_are_whole_layers():
+    job = Job(Transformer(24, 512, 8, 256, 100), Training(64))
+    cluster = two_sites(fast=3e12, slow=1e12, near=1e9, far=1e9)
+    layers = stages(job, layout(cluster, Shape(2, 1, 2, 4, 2))).layers
+    assert sum(layers) == 24
+    assert layers[0] > layers[1]
+    assert all(n % 2 == 0 for n in layers)
+
+
 def test_layers_move_to_where_there_is_memory_for_them():
     job = Job(Transformer(24, 512, 8, 256, 100), Training(64))
     cluster = two_sites(fast=3e12, slow=1e12, far=1e9)
