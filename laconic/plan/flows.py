@@ -166,14 +166,14 @@ def _run(
     messages: Messages, laid: Laid, in_turn: bool, slack: float,
     begin: Array, left: Array, arrived: Array, ended: Array, found: Array,
 ) -> int:  # fmt: skip
-    from laconic.kernels.filling import play as run
+    from laconic.kernels.playing import Found, Script, stage
+    from laconic.kernels.playing import play as run
 
-    return int(
-        run(
-            messages.first.astype(np.int64), messages.ops.astype(np.int64), messages.pauses.astype(np.float64),
-            messages.source.astype(np.int32), messages.target.astype(np.int32), laid.pair,
-            messages.nbytes.astype(np.float64), laid.latency[laid.pair].astype(np.float64), laid.route,
-            laid.capacity.astype(np.float64), laid.degree.astype(np.float64), laid.epsilon.astype(np.float64),
-            in_turn, slack, begin, left, arrived, ended, found,
-        )
+    script = Script(
+        messages.first.astype(np.int64), messages.ops.astype(np.int64), messages.pauses.astype(np.float64),
+        messages.source.astype(np.int32), messages.target.astype(np.int32), laid.pair,
+        messages.nbytes.astype(np.float64), laid.latency[laid.pair].astype(np.float64),
     )  # fmt: skip
+    resources = laid.capacity.astype(np.float64), laid.degree.astype(np.float64), laid.epsilon.astype(np.float64)
+    ready = stage(script, Found(begin, left, arrived, ended), resources, laid.route, in_turn)
+    return int(run(ready, in_turn, slack, found))

@@ -196,7 +196,6 @@ def _rounds(method: str, parameters: int, settings: dict[str, Any]) -> Callable[
                     _, state = sync.after_backward(values, state, link)
                 if sync.after_step is not None:
                     _, state = sync.after_step(values, state, link)
-                link.start(lambda: None).result()
             yield
 
     return take
@@ -271,6 +270,7 @@ def _alone(take: Callable[[Any], Any], rank: int, workers: int, skip: int) -> li
         try:
             with _until(DATA, lambda: len(marks) > 1):
                 for _ in zip(range(skip + 1), take(link), strict=False):
+                    link.start(lambda: None).result()
                     marks.append(len(link.calls))
         except (LaconicError, *DATA) as error:  # an echo is not what it needs to hear, or it needs data at once
             raise Unlike from error
