@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from laconic.cli.clusters import clusters
+from laconic.cli.collectives import collectives
+from laconic.cli.laws import laws
 from laconic.cli.plan import plan as plan_command
 from laconic.cli.probe import probe
 from laconic.cli.shapes import shapes
@@ -497,8 +499,10 @@ def testbed(
 
 app.command(short_help="Measure machines and the links between them.")(probe)
 app.command(short_help="List clusters, show one, or make one of a topology.")(clusters)
+app.command(short_help="Price an all-reduce by every plan.")(collectives)
 app.command("plan", short_help="Say which way pays here, before a run, and why.")(plan_command)
 app.command(short_help="Say how to cut a large transformer on a cluster.")(shapes)
+app.command(short_help="Predict the loss of sizes and token budgets from runs.")(laws)
 
 
 def _place(context: typer.Context, on: str, simulate: bool) -> str:
