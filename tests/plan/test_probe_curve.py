@@ -77,8 +77,19 @@ def test_a_thinned_curve_keeps_its_ends_and_its_order(count, points):
     assert kept == sorted(set(kept))
 
 
-def test_flows_are_added_while_all_of_them_run_whatever_their_clocks_say():
-    long = [(100 + 0.01 * i, 1e4 * i if i < 50 else 1e4 * 50 + 4e4 * (i - 50)) for i in range(100)]
-    short = [(5 + 0.01 * i, 3e4 * i) for i in range(50)]  # while it runs, the long one has a quarter of the rate
+def test_flows_are_added_on_one_clock_until_the_first_of_them_ends():
+    long = [(0.01 * i, 1e4 * i if i < 50 else 1e4 * 50 + 4e4 * (i - 50)) for i in range(100)]
+    short = [(0.01 * i, 3e4 * i) for i in range(50)]  # while it runs, the long one has a quarter of the rate
     assert total([long, short]) == pytest.approx(4e6, rel=0.02)
     assert total([long, [(0.0, 1.0)]]) is None
+    assert total([]) is None
+
+
+@given(turn=st.floats(0.02, 0.1), first=st.integers(0, 1))
+def test_flows_that_take_turns_have_no_more_together_than_the_line_carries(turn, first):
+    ways: tuple[list, list] = ([(0.0, 0.0)], [(0.0, 0.0)])
+    for i in range(1, 200):
+        busy = (int(0.01 * i / turn) + first) % 2
+        for way, curve in enumerate(ways):
+            curve.append((0.01 * i, curve[-1][1] + (1e4 if way == busy else 0.0)))
+    assert total(ways) == pytest.approx(1e6, rel=0.02)

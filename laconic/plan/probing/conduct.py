@@ -12,7 +12,7 @@ from laconic.links.base import Link
 from laconic.plan.measured import Fan, LinkMeasured, MachineMeasured, Measured, Spread, spread
 from laconic.plan.measured_tables import read_measured
 from laconic.plan.probing import talk
-from laconic.plan.probing.curve import steady, total
+from laconic.plan.probing.curve import Curve, steady, total
 from laconic.plan.probing.schedule import (
     ALONE,
     INTO,
@@ -47,6 +47,7 @@ class Notes:
         default_factory=lambda: {OUT: defaultdict(list), INTO: defaultdict(list)}
     )
     lost: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    ahead: dict[Pair, float] = field(default_factory=dict)  # seconds that the second's clock is before the first's
     bursts: dict[Pair, list[float]] = field(default_factory=lambda: defaultdict(list))
     frames: dict[Pair, float] = field(default_factory=dict)
     wire: float = 0.0
@@ -127,6 +128,9 @@ def _pinged(link: Link, experiment: Experiment, notes: Notes, clocks: Sequence[s
         found = answers[a]
         notes.halves[a, b] += [seconds / 2 for seconds in found["around"]]
         notes.halves[b, a] += [seconds / 2 for seconds in found["around"]]
+        differences = [(there - back) / 2 for there, back in zip(found["there"], found["back"], strict=True)]
+        ahead = 0.0 if clocks[a] == clocks[b] else Spread(tuple(differences)).median
+        notes.ahead |= {(a, b): ahead, (b, a): -ahead}
         if clocks[a] == clocks[b]:
             notes.there[a, b] += found["there"]
             notes.there[b, a] += found["back"]
@@ -153,7 +157,7 @@ def _flowed(link: Link, experiment: Experiment, nbytes: int, seconds: float, not
             notes.rates[experiment.kind][flow].append(rate.bandwidth)
             notes.bursts[flow].append(rate.burst)
         return
-    whole = total(list(curves.values()))
+    whole = total([_on_one_clock(notes, experiment.kind, flow, curve) for flow, curve in curves.items()])
     at = experiment.flows[0][0 if experiment.kind == OUT else 1], len(experiment.flows)
     if whole is None:
         notes.blind += 1
@@ -161,6 +165,17 @@ def _flowed(link: Link, experiment: Experiment, nbytes: int, seconds: float, not
     notes.fans[experiment.kind][at].append(whole)
     whole_bytes = sum(said["nbytes"] for said in sent.values())
     notes.lost[(experiment.kind, *at)] = sum(said["again"] for said in sent.values()) / max(1, whole_bytes)
+
+
+def _on_one_clock(notes: Notes, kind: str, flow: Pair, curve: Curve) -> Curve:
+    """What came of a fan's flow by the clock of the worker in its middle.
+
+    Clocks apart are set by the pings, as if there and back took the same; where there were none, by the first byte.
+    """
+    if kind == INTO or not curve:
+        return curve
+    ahead = notes.ahead.get(flow, curve[0][0])
+    return [(t - ahead, c) for t, c in curve]
 
 
 def _ordered(link: Link, orders: Mapping[int, talk.Order]) -> dict[int, talk.Answer]:
