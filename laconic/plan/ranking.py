@@ -17,7 +17,7 @@ from laconic.plan.ledger import Learnt
 from laconic.plan.price import RESERVE, Price, price
 from laconic.plan.prior import UNKNOWN as UNRANKED
 from laconic.plan.prior import Prior, Progress, progress
-from laconic.plan.running import UNKNOWN
+from laconic.plan.running import TAIL, UNKNOWN
 from laconic.plan.site import Site
 from laconic.sync.timetable import deal
 
@@ -28,8 +28,9 @@ ALONE = "one machine"
 IDLE = 0.3  # of a machine's power while it waits, beside computing
 JOULES = 3.6e6  # of a kilowatt hour
 TENTH = 0.9
-TENSORS = 600  # of all workers, that are compressed one by one; of a larger model neighbouring blocks are merged
-FEWEST_TENSORS = 30
+TENSORS = 800  # sent from worker to worker, one by one; of a larger model neighbouring blocks are merged
+FEWEST_TENSORS = 8
+FEW = 4  # workers, up to which more than one step is priced of a method without a period
 
 Told = Callable[[str], None]
 
@@ -201,9 +202,12 @@ def priced(job: Job, site: Site, way: Way, pace: float, learnt: Learnt | None = 
     Raises: as :func:`laconic.plan.price.price`.
     """
     warm = {k: v for k, v in WARM.items() if k in METHODS[way.method].defaults and k not in way.settings}
-    # What a low rank saves hangs on each matrix's own shape.
-    rough = job if way.method == "powersgd" else job.merged(max(FEWEST_TENSORS, TENSORS // site.workers))
-    found = price(rough, site.network, site.steps, way.method, way.settings | warm, compressing=pace)
+    # What a low rank saves hangs on each matrix's own shape; fragments are of blocks, and leave seldom.
+    seldom = build(way.method, way.settings).after_step is not None
+    most = max(FEWEST_TENSORS, TENSORS // site.workers ** (1 if seldom else 2))
+    rough = job if way.method == "powersgd" else job.merged(most)
+    tail = TAIL if site.workers <= FEW else 1
+    found = price(rough, site.network, site.steps, way.method, way.settings | warm, compressing=pace, tail=tail)
     merged = f"{len(job.shapes)} tensors priced as {len(rough.shapes)}, neighbouring blocks' together"
     found = replace(found, settings=way.settings, notes=(*found.notes, *([merged] if rough is not job else [])))
     factor = 1.0 if learnt is None else learnt.factor(way.method, site.network)
