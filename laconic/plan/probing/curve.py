@@ -78,8 +78,8 @@ def _fit(columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
 def total(curves: Sequence[Curve]) -> float | None:
     """Bytes a second of several flows together until the first of them ended, all on one clock.
 
-    Their curves are added, and the bytes of the last two thirds of the time count. No knee is looked for: of several
-    flows one often stands still for a lost segment and then has all at once, which a knee would be laid at.
+    Their curves are added, and the bytes of the last two thirds of the time count. No knee is looked for: several
+    flows stand still for lost segments and then have all at once, and a knee finds its place there too easily.
     """
     if not curves or min(len(curve) for curve in curves) < 2:
         return None
