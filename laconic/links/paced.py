@@ -29,6 +29,7 @@ class PacedLink(TcpLink):
     Raises: ConfigError if the network is for another number of workers.
     """
 
+    network: Network
     _hold = 24 * 3600 * 10**9
 
     def __init__(self, rank: int, size: int, store: Any, network: Network, *, timeout: float = PATIENCE) -> None:

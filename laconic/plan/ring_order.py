@@ -24,7 +24,7 @@ def ring_order(cost: NDArray[np.float64]) -> tuple[int, ...]:
     count = len(cost)
     if count <= 2:
         return tuple(range(count))
-    starts = [_greedy(cost), tuple(range(count)), *([_exact(cost)] if count <= EXACT else [])]
+    starts: list[Sequence[int]] = [_greedy(cost), tuple(range(count)), *([_exact(cost)] if count <= EXACT else [])]
     return _searched(cost, list(min(starts, key=lambda order: _rank(cost, order))))
 
 
