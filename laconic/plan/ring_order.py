@@ -25,7 +25,8 @@ def ring_order(cost: NDArray[np.float64]) -> tuple[int, ...]:
     if count <= 2:
         return tuple(range(count))
     starts: list[Sequence[int]] = [_greedy(cost), tuple(range(count)), *([_exact(cost)] if count <= EXACT else [])]
-    return _searched(cost, list(min(starts, key=lambda order: _rank(cost, order))))
+    ranked = [(_rank(cost, order), list(order)) for order in starts]
+    return _searched(cost, min(ranked)[1])
 
 
 def worst_edge(cost: NDArray[np.float64], order: Sequence[int]) -> float:
