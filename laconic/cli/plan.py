@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from laconic.errors import ConfigError
 
 if TYPE_CHECKING:
+    from laconic.plan.carbon import Intensity
     from laconic.plan.job import Job
     from laconic.plan.ranking import Ranking, Way
     from laconic.plan.site import Site
@@ -65,7 +66,10 @@ def plan(
     hour: Annotated[float, typer.Option("--hour", help="price of a machine's hour, for --objective cost")] = 1.0,
     gigabyte: Annotated[float, typer.Option("--gigabyte", help="price of a gigabyte that leaves a machine")] = 0.09,
     watts: Annotated[float, typer.Option("--watts", help="of a machine that computes, for --objective carbon")] = 300.0,
-    intensity: Annotated[float, typer.Option("--intensity", help="grams of CO2 of a kilowatt hour")] = 400.0,
+    intensity: Annotated[
+        str,
+        typer.Option("--intensity", help="grams of CO2 of a kilowatt hour; or a table by site and hour (.csv, .toml)"),
+    ] = "400",
     learn: Annotated[
         list[Path] | None, typer.Option("--learn", help="a run's folder, or a file, whose [[errors]] correct this plan")
     ] = None,
@@ -105,7 +109,8 @@ def plan(
     site = _site(recipe, job, flops, step_seconds, None if memory is None else parse_size(memory), say)
     site = site.shared(background)
     wanted = tokens or (STEPS * job.tokens * site.workers if params is None else PER_PARAMETER * job.parameters)
-    goal = Goal(float(wanted), objective, hour, gigabyte, watts, intensity).checked()
+    grid = _grid(intensity, recipe)
+    goal = Goal(float(wanted), objective, hour, gigabyte, watts, grid.mean).checked()
     ways = _only(ways_for(job, site, goal.tokens / (job.tokens * site.workers)), methods)
     sources = [*(learn or []), *([Path(recipe.cluster)] if recipe.cluster.endswith(".toml") else [])]
     known = ledger.read(sources)
@@ -121,9 +126,14 @@ def plan(
     if emit is not None:
         _emit(emit, recipe, ranking)
     if as_json:
-        typer.echo(json.dumps(reasons.as_json(ranking, found), indent=1))
+        told = reasons.as_json(ranking, found)
+        if grid.table is not None and ranking.ranked:
+            told["begin"] = _begin(grid, ranking)
+        typer.echo(json.dumps(told, indent=1))
         return
     show(ranking, found, say)
+    if grid.table is not None and ranking.ranked and (begin := _begin(grid, ranking)):
+        say(f"Begun at hour {begin['hour']:.3g} of {intensity} it emits {begin['saved']:.1%} less than at hour 0.")
     if emit is not None:
         say(f"recipe: {emit}; run it by: laconic train --recipe {emit}")
 
@@ -247,6 +257,55 @@ def _measured(recipe: Recipe, job: Job, say: Callable[[str], None]) -> tuple[Any
     say(f"measuring a step of {recipe.workload} with {recipe.workers} workers here …")
     parts = timed(load(recipe.workload, recipe.options), threads_of(recipe.workers), recipe.seed)
     return job.split(step_here(recipe.replace(slow=())), parts), "measured here"
+
+
+class _Grid(NamedTuple):
+    """What electricity emits: on average of all workers and hours, and by site and hour if there is a table."""
+
+    mean: float
+    table: Intensity | None = None
+    places: tuple[str, ...] = ()
+
+
+def _grid(text: str, recipe: Recipe) -> _Grid:
+    """Of a number, or of a table: each worker's machine by its name or its group's, all by the table's only site."""
+    from laconic.errors import unknown
+    from laconic.plan.carbon import read_intensity
+    from laconic.plan.cluster import read_cluster
+
+    if not text.endswith((".csv", ".toml")):
+        try:
+            return _Grid(float(text))
+        except ValueError:
+            raise ConfigError(f"plan: --intensity is grams, or a table's file (.csv, .toml), got {text!r}") from None
+    table = read_intensity(text)
+    if len(table.sites) == 1:
+        places = tuple(table.sites) * recipe.workers
+    elif not recipe.cluster:
+        raise ConfigError(f"plan: {text} has several sites, and only a --cluster says which machine is at which")
+    else:
+        machines = read_cluster(recipe.cluster).placed(recipe.workers)
+        places = tuple(machine.name if machine.name in table.sites else machine.group for machine in machines)
+    for place in places:
+        if place not in table.sites:
+            raise unknown(f"site in {text}:", place, table.sites)
+    means = [sum(table.sites[place]) / len(table.sites[place]) for place in places]
+    return _Grid(sum(means) / len(means), table, places)
+
+
+def _begin(grid: _Grid, ranking: Ranking) -> dict[str, float] | None:
+    """The hour at which the first way had best begin, and the share of carbon it saves; None beyond the table."""
+    from laconic.plan.carbon import DAY, HOUR, Offer, best_start
+
+    assert grid.table is not None, "a table"
+    first, hours = ranking.first, len(next(iter(grid.table.sites.values())))
+    places = grid.places[:1] if first.way.method == "alone" else grid.places
+    offer = Offer(first.way.name, first.seconds, {place: float(places.count(place)) for place in places})
+    deadline = first.seconds + DAY * HOUR if hours == DAY else hours * HOUR
+    if deadline < first.seconds:
+        return None
+    start, now = best_start(offer, grid.table, 0.0, deadline), offer.grams(grid.table)
+    return {"hour": start / HOUR, "saved": 1 - offer.grams(grid.table, start) / now if now else 0.0}
 
 
 def _only(ways: list[Way], methods: str) -> list[Way]:
