@@ -8,7 +8,7 @@ The ideal is the same training by each worker alone. A machine that others share
 the same processes take a few steps of it after every eighth of the way's: both rates are of the same minutes. What the
 way still has under way is waited for first, on the way's clock.
 
-    python benchmarks/torch_ways.py [--seconds 90] [--rate 100mbit] [--ways ddp,ours-streaming] [--option batch_size=8]
+    python benchmarks/torch_ways.py [--seconds 90] [--rate 100mbit] [--ways "torch DDP,laconic ddp"] [--option batch_size=8]
 """
 
 from __future__ import annotations
@@ -174,6 +174,8 @@ def main() -> None:
         OURS[name] = (method, read_settings(pairs))
     options = {"size": "ten", "batch_size": 8} | read_settings(chosen.option)
     ways = [w for w in chosen.ways.split(",") if w] or [*TORCH, *OURS]
+    if strange := [w for w in ways if w not in (*TORCH, *OURS)]:
+        parser.error(f"there is no way {strange[0]!r}; there are {', '.join([*TORCH, *OURS])}")
     heading(f"2 workers on the testbed, {chosen.rate}, {chosen.seconds:g} s each, shakespeare {options}")
 
     def run(way: str) -> dict[str, Any]:
