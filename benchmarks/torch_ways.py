@@ -8,7 +8,7 @@ The ideal is the same training by each worker alone. A machine that others share
 the same processes take a few steps of it after every eighth of the way's: both rates are of the same minutes. What the
 way still has under way is waited for first, on the way's clock.
 
-    python benchmarks/torch_ways.py [--seconds 90] [--rate 100mbit] [--ways "torch DDP,laconic ddp"] [--option batch_size=8]
+    python benchmarks/torch_ways.py [--seconds 90] [--rate 100mbit] [--ways "torch DDP,laconic ddp"] [--option …]
 """
 
 from __future__ import annotations
