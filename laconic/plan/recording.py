@@ -74,7 +74,7 @@ def recorded(
             found = _once(take, seen, skip + later, everyone)
             if len(found.source) or method == "alone":
                 break
-    except (NotImplementedError, RuntimeError) as error:
+    except DATA as error:
         raise ConfigError(f"flows: what {method} sends depends on data, and it cannot be recorded: {error}") from error
     return found
 
