@@ -7,6 +7,7 @@ order is the same on every worker, whatever order the gradients came in.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from laconic.compress import half, identity, int8, topk
-from laconic.errors import ClashError, ConfigError, NotANumber, PacketError
+from laconic.errors import ClashError, ConfigError, LaconicError, NotANumber, PacketError
 from laconic.exchange import Exchange, everyone
 from laconic.links import memory
 from laconic.links.background import Handle
@@ -33,6 +34,7 @@ FIRST_BUCKET = 1 << 20  # bytes; small, so that the first exchange starts early
 BUCKET = 25 << 20
 DECAY = 0.5  # a learning rate under this share of its highest since the last decay has decayed again
 FORMAT = 1
+FEW = 3  # workers among which an exchange does all that it does among many
 
 
 @dataclass
@@ -609,10 +611,7 @@ def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:
     """Run the exchange once for each dtype and device, alone and on little: what cannot work there is refused now."""
     if sync.exchange is None:
         return
-    kinds = {
-        (p.dtype if sync.after_backward else torch.promote_types(p.dtype, torch.float32), p.device) for p in params
-    }
-    for dtype, device in sorted(kinds, key=str):
+    for dtype, device in _kinds(sync, params):
         try:
             _once(sync.exchange, dtype, device)
         except ClashError:
@@ -625,10 +624,38 @@ def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:
             ) from error
 
 
-def _once(exchange: Exchange, dtype: torch.dtype, device: torch.device) -> None:
-    little = [torch.ones(shape, dtype=dtype, device=device) for shape in ((256, 256), (64,))]
-    with memory.alone() as link:
-        exchange.run(little, exchange.init(little), link)
+def warm_up(sync: Sync, params: Sequence[Tensor], workers: int) -> None:
+    """Run the exchange on little among a few of so many workers, so that training need not stop to compile its loops.
+
+    What it refuses is told elsewhere, where all of the workers and the tensors are known.
+    """
+    if sync.exchange is None or workers < 2:
+        return
+    for dtype, device in _kinds(sync, params):
+        with contextlib.suppress(LaconicError):
+            _once(sync.exchange, dtype, device, min(workers, FEW))
+
+
+def _kinds(sync: Sync, params: Sequence[Tensor]) -> list[tuple[torch.dtype, torch.device]]:
+    """The dtypes and devices of what a sync exchanges: gradients as they are, weights in at least float32."""
+    found = {
+        (p.dtype if sync.after_backward else torch.promote_types(p.dtype, torch.float32), p.device) for p in params
+    }
+    return sorted(found, key=str)
+
+
+def _once(exchange: Exchange, dtype: torch.dtype, device: torch.device, workers: int = 1) -> None:
+    def work(link: Link) -> None:
+        little = [torch.ones(shape, dtype=dtype, device=device) for shape in ((256, 256), (64,))]
+        state = exchange.init(little)
+        for _ in range(1 if workers == 1 else 2):  # what is owed from the first round is in the second
+            _, state = exchange.run(little, state, link)
+
+    if workers > 1:
+        memory.run(workers, work)
+    else:
+        with memory.alone() as link:
+            work(link)
 
 
 def _works(exchange: Exchange, dtype: torch.dtype, device: torch.device) -> bool:

@@ -91,6 +91,7 @@ def _tried(recipe: Recipe) -> int:
     """The number of parameters, once workload and method have been put together as every worker will."""
     import torch
 
+    from laconic.attached import warm_up
     from laconic.links import memory
     from laconic.sync.base import among
     from laconic.train import assemble
@@ -100,6 +101,7 @@ def _tried(recipe: Recipe) -> int:
     with torch.random.fork_rng(devices=[]):
         (attached,) = memory.run(1, lambda link: assemble(recipe, workload, link))
     among(attached.sync, recipe.workers)
+    warm_up(attached.sync, attached.params, recipe.workers)
     attached.detach()
     attached.link.close()
     return sum(p.numel() for p in attached.model.parameters())

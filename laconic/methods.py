@@ -24,7 +24,7 @@ from laconic.compress import e3m0 as e3m0_compressor
 from laconic.compress import econtrol as econtrol_compressor
 from laconic.compress import ef21 as ef21_compressor
 from laconic.errors import ClashError, ConfigError, unknown
-from laconic.exchange import Exchange, everyone, neighbours, pairs, push_sum, two_phase
+from laconic.exchange import Exchange, everyone, neighbours, pairs, push_sum, two_phase, with_momentum
 from laconic.exchange import accordion as accordion_exchange
 from laconic.exchange import adaptive as adaptive_exchange
 from laconic.exchange import graph as graph_exchange
@@ -420,16 +420,19 @@ def adaptive(
     combine="majority vote; with feedback the mean",
     compress="one bit a value",
     wire="2 (n-1)/n x 1/8 byte a parameter, each step",
-    source="Bernstein et al. 2018, arXiv:1802.04434; feedback: Karimireddy et al. 2019, arXiv:1901.09847",
+    source="Bernstein et al. 2018, arXiv:1802.04434 (and Signum); feedback: Karimireddy et al. 2019, arXiv:1901.09847",
 )
-def signsgd(feedback: bool = False) -> Sync:
+def signsgd(feedback: bool = False, momentum: float = 0.0) -> Sync:
     """signSGD: one bit a value each way, decided by majority.
 
-    feedback: send mean magnitudes too and keep what they miss, which is EF-signSGD.
+    feedback: send mean magnitudes too and keep what they miss, which is EF-signSGD; momentum: above 0, the signs of
+    each worker's running mean, which is Signum: the optimizer has no momentum of its own then.
     """
     if feedback:
-        return every_step(two_phase(error_feedback(sign())))
-    return every_step(two_phase(sign(), majority(), feedback=False, small=sign()))
+        talk = two_phase(error_feedback(sign()))
+    else:
+        talk = two_phase(sign(), majority(), feedback=False, small=sign())
+    return every_step(with_momentum(talk, momentum) if momentum else talk)
 
 
 @method(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from laconic import __version__, merging
-from laconic.attached import Attached, nan_check
+from laconic.attached import Attached, nan_check, warm_up
 from laconic.bench.units import strict
 from laconic.drag import Drag, factors
 from laconic.errors import ConfigError, LaconicError, PeerError, WorkloadError
@@ -111,6 +111,8 @@ class Worker:
         self.workload = load(recipe.workload, recipe.options)
         torch.manual_seed(recipe.seed)  # the same on all workers: attach broadcasts, but initial losses agree too
         self.attached = assemble(recipe, self.workload, self.link, pace)
+        if self.process:
+            warm_up(self.attached.sync, self.attached.params, self.size)
         randomness.seed(own_seed(recipe.seed, self.rank))
         self.model, self.optimizer = self.attached.model, self.attached.optimizer
         self.step = self.own = self.tokens = 0  # tokens of this worker, and of all

@@ -29,6 +29,7 @@ from laconic import attach, compress, exchange, sync  # noqa: E402
 from laconic.errors import ConfigError  # noqa: E402
 from laconic.exchange import Exchange  # noqa: E402
 from laconic.exchange.base import take  # noqa: E402
+from laconic.exchange.with_momentum import MomentumState  # noqa: E402
 from laconic.links import memory  # noqa: E402
 from laconic.nesting import bind, read  # noqa: E402
 from laconic.sync import Sync  # noqa: E402
@@ -53,6 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "hcef": {"least_steps": 2, "most_steps": 2, "least_density": 0.2, "most_density": 0.2},
 }
 USUAL = {"density": 0.2, "every": 2}
+BETA = 0.9  # of with_momentum, by default
 
 
 class Cell(NamedTuple):
@@ -78,7 +80,8 @@ class Cell(NamedTuple):
             return ""
         if not self.compressor:
             alone = call(exchange, self.exchange.split("(")[-1].rstrip(")"))
-            return alone if "(" not in self.exchange else call(exchange, self.exchange.split("(")[0], alone, alone)
+            outer = self.exchange.split("(")[0]
+            return alone if "(" not in self.exchange else call(exchange, outer, *[alone] * talks(outer))
         if takes(exchange, self.exchange, "compressor"):
             return call(exchange, self.exchange, self.packed)
         return call(exchange, self.exchange, *[call(exchange, "everyone", self.packed)] * talks(self.exchange))
@@ -397,7 +400,10 @@ def tolerance(cell: Cell) -> float:
 
 
 def kept(rounds: list[Round], i: int) -> Tensor:
-    """Sum of results + mean residual - sum of mean inputs: error feedback's law, EControl's and PowerSGD's."""
+    """Sum of results + mean residual - sum of mean inputs: error feedback's law, EControl's and PowerSGD's.
+
+    A running mean that was sent in the inputs' place owes ``b / (1 - b)`` times itself.
+    """
     total = torch.zeros_like(rounds[0].given[i])
     for r in rounds:
         total += (r.got[i] - r.given[i]) / len(rounds)
@@ -408,6 +414,8 @@ def kept(rounds: list[Round], i: int) -> Tensor:
 
 def residuals(state: Any, owned: bool = False) -> Iterator[tuple[bool, Tensor]]:
     """Every residual in a state, and whether it is one of the mean itself, which its owner keeps for all."""
+    if isinstance(state, MomentumState):
+        yield from ((owned, value * BETA / (1 - BETA)) for value in state.mean)
     for key, value in children(state):
         if isinstance(value, Tensor) and key in ("residual", "error"):
             yield owned, value

@@ -39,7 +39,8 @@ MASTER_PORT = "29500"
 FRAME_OVERHEAD = FRAMES
 """Bytes on the wire for each byte of TCP payload: frames of 1514 bytes carry 1448 (Ethernet, IPv4, TCP with stamps)."""
 
-BURST = 1 << 16  # bytes a shaper lets pass at once after a pause
+BURST_SECONDS = 2e-3  # of its rate, that a shaper lets pass at once after a pause: as late as its timer may be
+LEAST_BURST, MOST_BURST = 6000, 1 << 16  # bytes: a few frames, and the kernel's largest piece
 PER_CORE = 400e6 / 8  # bytes a second, all workers together, that one core carries with gloo running on it
 RELAY_MOST = 400e6 / 8  # bytes a second, all delayed workers together, that the relay passes on time
 RELAY_HELD = 256 << 20  # bytes that may be on the way in the relay
@@ -392,7 +393,9 @@ def hosts_report(testbed: Testbed) -> str:
     for sender, receiver, link in network.links:
         lines.append(f"link {sender} -> {receiver}: {_rate_text(link.up)}, {_time_text(link.latency)}")
     how = {"none": "no delay asked", "netem": "delay by netem", "relay": "delay by the relay"}[testbed.delay]
-    lines.append(f"{testbed.name}: shaped by tbf, burst {BURST >> 10} kB; {how}; TCP {testbed.congestion_control}")
+    lines.append(
+        f"{testbed.name}: shaped by tbf, burst {BURST_SECONDS * 1e3:g} ms; {how}; TCP {testbed.congestion_control}"
+    )
     return "\n".join(lines)
 
 
@@ -586,7 +589,7 @@ def _shaper(device: str, rate: float) -> str:
     if rate == UNLIMITED:
         return f"qdisc replace dev {device} root handle 1: bfifo limit {8 << 20}"  # holds nothing back, but counts
     limit = _queue_limit(rate)
-    return f"qdisc replace dev {device} root handle 1: tbf rate {_bits(rate)} burst {BURST} limit {limit}"
+    return f"qdisc replace dev {device} root handle 1: tbf rate {_bits(rate)} burst {_burst(rate)} limit {limit}"
 
 
 def _segment(network: Network, worker: int) -> int:
@@ -599,8 +602,13 @@ def _segment(network: Network, worker: int) -> int:
 
 
 def _htb(rate: float, ceiling: float) -> str:
-    burst = BURST if rate == ceiling else 1600
-    return f"rate {_bits(rate)} ceil {_bits(ceiling)} burst {burst} cburst {BURST} quantum 60000"
+    burst = _burst(rate) if rate == ceiling else 1600
+    return f"rate {_bits(rate)} ceil {_bits(ceiling)} burst {burst} cburst {_burst(ceiling)} quantum 60000"
+
+
+def _burst(rate: float) -> int:
+    """Bytes that pass at once after a pause. What is more than its timer needs is a faster link for short messages."""
+    return int(min(MOST_BURST, max(LEAST_BURST, rate * BURST_SECONDS)))
 
 
 def _netem(connection: Connection) -> str:
@@ -614,7 +622,7 @@ def _queue_limit(rate: float) -> int:
     A router's buffer, roughly. Less would drop what several senders aim at one receiver at once, and the drops'
     timeouts would be measured instead of the rate.
     """
-    return BURST + int(max(1 << 18, rate * 0.1))
+    return _burst(rate) + int(max(1 << 18, rate * 0.1))
 
 
 def _bits(rate: float) -> str:

@@ -11,6 +11,7 @@ from laconic.exchange.planned import planned
 from laconic.exchange.powersgd import powersgd
 from laconic.exchange.push_sum import push_sum
 from laconic.exchange.two_phase import two_phase
+from laconic.exchange.with_momentum import with_momentum
 
 __all__ = [
     "Exchange",
@@ -25,4 +26,5 @@ __all__ = [
     "push_sum",
     "ring",
     "two_phase",
+    "with_momentum",
 ]

@@ -21,7 +21,7 @@ from laconic.compress.bits import packed_size, steps
 from laconic.compress.e3m0 import SMALLEST
 from laconic.compress.noise import FIRST, SECOND, halves
 from laconic.kernels import KEPT, empty_like, in_parallel
-from laconic.kernels.linear import DECODERS, ENCODERS
+from laconic.kernels.linear import decode, encode
 from laconic.kernels.simd import LINE, WIDTH, fence, move_around_cache
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -45,14 +45,14 @@ def linear(
     codes, scales = _new(packed_size(flat.numel(), bits), torch.uint8), _new(-(-flat.numel() // block), torch.float32)
     (low, high), moves, top = _words(key), moves_of(bits), np.float32(levels)
     c, s, around = codes.numpy(), scales.numpy(), _around(left, block)
-    encode = ENCODERS.get((bits, e is not None, key is not None, around)) if norm == LARGEST else None
-    words = [np.uint32(0 if word is None else word).view(np.int32) for word in (low, high)]
+    words = [None if word is None else np.uint32(word).view(np.int32) for word in (low, high)]
+    four, past = (True if bits == 4 else None), (True if around else None)
 
     def run(start: int, stop: int) -> None:
         whole = start
-        if encode is not None and not block % WIDTH:
+        if norm == LARGEST and bits in (4, 8) and not block % WIDTH:
             whole = max(start, stop // block * block)
-            encode(x, x if e is None else e, source, c, s, block, top, *words, start, whole)
+            encode(x, e, source, c, s, block, top, *words, four, past, start, whole)
         if whole < stop:
             _linear(x, e, source, c, s, block, top, bits, norm, low, high, moves, around, whole, stop)
 
@@ -63,13 +63,13 @@ def linear(
 def linear_back(codes: Tensor, scales: Tensor, block: int, bits: int, out: Tensor, weight: float | None) -> None:
     """Values of codes, into ``out``, or ``weight`` times them added to it."""
     c, s, o, w, moves = codes.numpy(), scales.numpy(), out.numpy(), _single(weight), moves_of(bits)
-    decode = DECODERS.get((bits, weight is not None))
+    four = True if bits == 4 else None
 
     def run(start: int, stop: int) -> None:
         whole = start
-        if decode is not None and not block % WIDTH:
+        if bits in (4, 8) and not block % WIDTH:
             whole = max(start, stop // block * block)
-            decode(c, s, o, block, np.float32(0) if w is None else w, start, whole)
+            decode(c, s, o, block, w, four, start, whole)
         if whole < stop:
             _linear_back(c, s, o, block, bits, w, moves, whole, stop)
 

@@ -180,18 +180,18 @@ class Link:
             return tensor
         flat = tensor.detach().reshape(-1)
         if flat.numel() * flat.element_size() <= SMALL:
-            heard = [_only(m, flat) for m in self.all_gather([Packet({"x": flat})])]
+            heard = [only(m, flat) for m in self.all_gather([Packet({"x": flat})])]
             return tensor.copy_(_sum(heard).reshape(tensor.shape))
         parts = list(flat.clone().tensor_split(self.size))
         right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
         for step in range(self.size - 1):  # reduce-scatter: my part grows as it passes
             out, into = (self.rank - step) % self.size, (self.rank - step - 1) % self.size
             self.send([Packet({"x": parts[out]})], right)
-            parts[into] += _only(self.recv(left), parts[into])
+            parts[into] += only(self.recv(left), parts[into])
         for step in range(self.size - 1):  # all-gather: the finished parts go round
             out, into = (self.rank + 1 - step) % self.size, (self.rank - step) % self.size
             self.send([Packet({"x": parts[out]})], right)
-            parts[into] = _only(self.recv(left), parts[into])
+            parts[into] = only(self.recv(left), parts[into])
         return tensor.copy_(torch.cat(parts).reshape(tensor.shape))
 
     def broadcast(self, tensors: Sequence[Tensor], root: int = 0) -> list[Tensor]:
@@ -224,7 +224,11 @@ class Link:
         self.in_turn(self.all_gather, [Packet({})])
 
 
-def _only(message: Message, like: Tensor) -> Tensor:
+def only(message: Message, like: Tensor) -> Tensor:
+    """The one tensor of a message of an all-reduce, if it is as ``like``.
+
+    Raises: PacketError.
+    """
     if len(message) != 1:
         raise PacketError(f"all-reduce: a message of {len(message)} packets came, wanted 1")
     return need(message[0], "x", (like.dtype,), like.numel()).to(like.device)

@@ -41,10 +41,12 @@ class Network:
 
     ``links`` maps ``(sender, receiver)`` to a :class:`Connection` whose ``up`` is that link's bytes a second and
     whose ``latency`` replaces the sender's; a pair that is not there is limited by its two ends alone.
+    ``gloo``: dense sums go as torch's gloo sends them (:mod:`laconic.links.gloo_ring`), which a simulated link repeats.
     """
 
     connections: tuple[Connection, ...]
     links: tuple[tuple[int, int, Connection], ...] = ()
+    gloo: bool = False
 
     @property
     def workers(self) -> int:
@@ -86,7 +88,7 @@ def on_the_wire(network: Network, frames: float = FRAMES) -> Network:
         out, into = (sum(link.up for *ends, link in links if ends[end] == rank) or UNLIMITED for end in (0, 1))
         up, down = connection.up * frames, connection.down * frames
         connections.append(replace(connection, up=min(up, out), down=min(down, into)))
-    return Network(tuple(connections), tuple(links))
+    return replace(network, connections=tuple(connections), links=tuple(links))
 
 
 def check_workers(workers: int) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from laconic.errors import ConfigError, PeerLost, PeerTimeout, unknown
 from laconic.links.base import PATIENCE
+from laconic.links.gloo_ring import SUMMED
 from laconic.links.rendezvous import rendezvous
 from laconic.links.tcp import TcpLink
 
 BACKENDS = ("gloo", "nccl")
-GLOO_SUMS = (torch.float32, torch.float64, torch.float16)  # gloo refuses bfloat16 and wraps int8 sums
 TCP_INFO_BYTES_SENT = struct.Struct("<200xQ")  # tcpi_bytes_sent of Linux's struct tcp_info
 
 
@@ -73,7 +73,7 @@ class ProcessGroupLink(TcpLink):
 
         if self.size == 1:
             return tensor
-        if tensor.device.type != self.device.type or (self.backend == "gloo" and tensor.dtype not in GLOO_SUMS):
+        if tensor.device.type != self.device.type or (self.backend == "gloo" and tensor.dtype not in SUMMED):
             return super().all_reduce(tensor)
         self._round += 1
         try:

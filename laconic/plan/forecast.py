@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,12 @@ def forecast(recipe: Recipe, steps: float, seconds: float | None = None) -> Pric
         base = seconds * sum(1 / factor for factor in slow) / len(slow)  # the mean pace of all is what was measured
         whole = job.split(base, timed(workload, own, recipe.seed))
         works, pace = [whole.times(factor) for factor in slow], pace_of(sync.exchange, job, own)
+    network = recipe.network()
+    if recipe.on not in (SIMULATED, "paced"):
+        network = replace(network, gloo=True)
     return price(
         job,
-        recipe.network(),
+        network,
         works,
         recipe.method,
         settings,

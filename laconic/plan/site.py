@@ -13,6 +13,7 @@ from laconic.plan.cluster import Cluster, Machine
 from laconic.plan.job import Job, Step
 
 ALIKE = 1.01  # links within this of the slowest are as slow as it
+BY_GLOO = 16  # workers up to which sums are priced message by message as gloo sends them; beyond, as a plain ring
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Site:
         """All latencies so many times shorter."""
         ends = tuple(replace(c, latency=c.latency / factor) for c in self.network.connections)
         links = tuple((a, b, replace(c, latency=c.latency / factor)) for a, b, c in self.network.links)
-        return replace(self, network=Network(ends, links))
+        return replace(self, network=replace(self.network, connections=ends, links=links))
 
     def shared(self, share: float) -> Site:
         """What is left where others take a share of every link all the time.
@@ -82,7 +83,8 @@ class Site:
             links += [(last, size, near), (size, last, near)]
         ends = (*self.network.connections, self.network.connections[last])
         more = (*self.steps, self.steps[last]), (*self.memory, self.memory[last])
-        return replace(self, network=Network(ends, tuple(links)), steps=more[0], memory=more[1])
+        wider = replace(self.network, connections=ends, links=tuple(links))
+        return replace(self, network=wider, steps=more[0], memory=more[1])
 
 
 def of(network: Network, steps: Sequence[Step], memory: float | None = None, where: str = "", told: str = "") -> Site:
@@ -94,6 +96,8 @@ def of(network: Network, steps: Sequence[Step], memory: float | None = None, whe
         if not 0 < step.seconds < math.inf:
             raise ConfigError(f"plan: a step must take time, got {step.seconds:g} s; give --step-seconds or --flops")
     limit = math.inf if memory is None else memory
+    if network.workers <= BY_GLOO:
+        network = replace(network, gloo=True)
     return Site(network, tuple(steps), (limit,) * len(steps), where, told)
 
 
@@ -145,4 +149,4 @@ def _quicker(network: Network, limit: float, factor: float) -> Network:
         return replace(connection, up=up, down=down)
 
     links = tuple((a, b, quick(connection)) for a, b, connection in network.links)
-    return Network(tuple(quick(connection) for connection in network.connections), links)
+    return replace(network, connections=tuple(quick(connection) for connection in network.connections), links=links)

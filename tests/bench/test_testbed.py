@@ -484,8 +484,8 @@ def test_a_worker_that_does_not_exist_and_a_program_that_does_not_exist_are_refu
 def test_the_plan_shapes_both_ends_and_delays_by_netem_or_by_the_relay():
     network = parse("8mbit/4mbit,30ms", 3, ["0-2:1mbit,10ms", "1:8mbit"])
     relay, netem = make_plan(network, "relay"), make_plan(network, "netem")
-    assert relay["tc"][0].startswith("qdisc replace dev w0 root handle 1: tbf rate 8000000bit burst 65536 ")
-    assert "root handle 1: tbf rate 4000000bit burst 65536 " in relay["hosts"][2]["tc"][0]
+    assert relay["tc"][0].startswith("qdisc replace dev w0 root handle 1: tbf rate 8000000bit burst 6000 ")
+    assert "root handle 1: tbf rate 4000000bit burst 6000 " in relay["hosts"][2]["tc"][0]
     assert [host["delays"] for host in relay["hosts"]] == [
         {"all": 0.03, "some": {"024c61630003": 0.01}},
         None,

@@ -114,7 +114,7 @@ def test_three_sentences_say_why_with_the_largest_term_first():
 
 
 def test_changes_are_priced_again_and_the_best_comes_first():
-    before = ranked("30mbit,1ms", ways=[DDP])
+    before = ranked("100mbit,1ms", ways=[DDP])
     found = reasons.changes(before)
     assert {change.what for change in found} == {
         "machines twice as quick",
@@ -124,7 +124,7 @@ def test_changes_are_priced_again_and_the_best_comes_first():
     }
     assert [change.after for change in found] == sorted(change.after for change in found)
     quick = next(change for change in found if change.what == "the slowest links twice as fast")
-    sent, price = 98_304 / (30e6 / 8), before.first.price
+    sent, price = 98_304 / (100e6 / 8), before.first.price
     assert quick.after == pytest.approx(quick.before * (1 - sent / 2 / price.step_seconds), rel=0.01)
     assert reasons.told(quick, Goal(1e6), before.first).startswith("the slowest links twice as fast: ")
     assert "% less" in reasons.told(quick, Goal(1e6), before.first)
