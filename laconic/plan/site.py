@@ -13,6 +13,7 @@ from laconic.plan.cluster import Cluster, Machine
 from laconic.plan.job import Job, Step
 
 ALIKE = 1.01  # links within this of the slowest are as slow as it
+DIGITS = 1e-5  # operations that differ by less are the same: a cluster file keeps six digits
 BY_GLOO = 16  # workers up to which sums are priced message by message as gloo sends them; beyond, as a plain ring
 
 
@@ -120,7 +121,9 @@ def of_cluster_file(cluster: Cluster, workers: int, job: Job, memory: float | No
 def _step(cluster: Cluster, machine: Machine, job: Job) -> Step:
     """A step as a probe measured it, if that was of this very job; else the job's operations at the machine's speed."""
     found = None if cluster.measured is None else cluster.measured.machines.get(machine.name)
-    if found is None or found.step is None or not math.isclose(found.operations, job.forward + job.backward):
+    if found is None or found.step is None:
+        return job.at(machine.flops)
+    if not math.isclose(found.operations, job.forward + job.backward, rel_tol=DIGITS):
         return job.at(machine.flops)
     forward, backward = (0.0 if part is None else part.median for part in (found.forward, found.backward))
     rest = max(0.0, found.step.median - forward - backward)

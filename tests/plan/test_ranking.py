@@ -12,6 +12,7 @@ from laconic.plan.cluster import read_cluster
 from laconic.plan.job import Job, Step
 from laconic.plan.ledger import Learnt, Miss
 from laconic.plan.measured import MachineMeasured, Measured, Spread
+from laconic.plan.measured_tables import read_measured, tables_of
 from laconic.plan.prior import Prior
 from laconic.plan.ranking import ALONE, Goal, Way, rank, ways_for
 
@@ -179,6 +180,18 @@ def test_a_step_that_was_probed_with_this_job_is_taken_as_it_was_measured():
     assert place.steps[1] == site.of_cluster_file(cluster, 2, JOB).steps[1]
     other = replace(cluster, measured=Measured(machines={first: replace(probed, operations=4e6)}))
     assert site.of_cluster_file(other, 2, JOB).steps == site.of_cluster_file(cluster, 2, JOB).steps
+
+
+def test_a_probed_step_is_known_again_from_its_file():
+    job = replace(JOB, forward=138_166_272.0, backward=276_332_544.0)
+    cluster = read_cluster("homes6")
+    first = cluster.machines[0].name
+    probed = MachineMeasured(
+        operations=414_498_816.0, step=Spread((0.6,)), forward=Spread((0.1,)), backward=Spread((0.3,))
+    )
+    tables = tables_of(Measured(machines={first: probed}))
+    measured = replace(cluster, measured=read_measured(tables, [first]))
+    assert site.of_cluster_file(measured, 1, job).steps[0] == pytest.approx(Step(0.1, 0.3, 0.2))
 
 
 def test_ways_have_periods_that_come_round_and_fragments_that_there_are():
