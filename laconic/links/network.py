@@ -62,6 +62,16 @@ class Network:
         return Connection(rate, rate, ends[0].latency)
 
     @cached_property
+    def slowest(self) -> tuple[int, int] | None:
+        """The sender and the receiver between whom the fewest bytes a second go; None for one worker."""
+        size, ends = self.workers, self.connections
+        pairs = ((a, b) for a in range(size) for b in range(size) if a != b)
+        if self.links or size < 2:
+            return min(pairs, key=lambda pair: self.link(*pair).up, default=None)
+        least = min(min(end.up, end.down) for end in ends)
+        return next(pair for pair in pairs if self.link(*pair).up <= least)
+
+    @cached_property
     def _apart(self) -> dict[tuple[int, int], Connection]:
         return {(a, b): connection for a, b, connection in self.links}
 

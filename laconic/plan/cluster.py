@@ -45,6 +45,7 @@ import numpy as np
 
 from laconic.errors import ConfigError, unknown
 from laconic.plan.checking import in_line, version_of, whole
+from laconic.plan.ledger import misses_in
 from laconic.plan.measured import Measured
 from laconic.plan.measured_tables import read_measured
 
@@ -205,6 +206,7 @@ class _Reader:
         for worker in workers:
             if worker not in names:
                 raise self._wrong(str(unknown("machine in workers:", worker, names)))
+        misses_in(raw, self.path)  # read by what corrects a plan, but told before a run and not after it
         words = {key: self._text(raw, key, "") for key in ("about", "source", "licence")}
         found = self._told(lambda: read_measured(raw["measured"], names)) if "measured" in raw else None
         name = self._text(raw, "name", stem)

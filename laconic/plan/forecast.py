@@ -7,21 +7,26 @@ of it is the network's part.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from laconic.drag import factors
-from laconic.links.network import Network
+from laconic.errors import ConfigError
+from laconic.links.network import FRAMES, Connection, Network, of_cluster
 from laconic.methods import METHODS, build
 from laconic.pace import paces
 from laconic.plan import ledger
 from laconic.plan.charging import pace_of
+from laconic.plan.cluster import read_cluster
 from laconic.plan.job import Step, of_workload, threads_of, timed
-from laconic.plan.ledger import Learnt, Miss
+from laconic.plan.ledger import Miss
 from laconic.plan.price import Price, price
 from laconic.plan.running import Course
 from laconic.recipe import SIMULATED, Recipe, seeded
@@ -33,25 +38,32 @@ PERIODIC = 20_000  # the same of a run whose steps are mostly spent alone
 FROM_IDEAL, FROM_RUN, FROM_RECIPE = "the ideal, measured before", "the run itself", "the recipe"
 
 
-def forecast(recipe: Recipe, steps: float, seconds: float | None = None) -> Price:
+def forecast(recipe: Recipe, steps: float, seconds: float | None = None, *, ran: bool = False) -> Price:
     """The price of a run of so many steps; ``seconds`` is what a step of a worker computes, of real machines.
 
+    They are the ideal's, whose pace is the mean of its workers' paces; or (``ran``) the run's own, which are the mean
+    of its workers' seconds over their steps.
+
+    Law:    of a run's own seconds, ``computing`` of the price is those seconds.
     Raises: ConfigError and others, as :func:`laconic.plan.price.price`.
     """
     workload = load(recipe.workload, recipe.options)
     job = of_workload(workload, recipe.seed)
     settings = seeded(recipe)
     sync = build(recipe.method, settings)
-    own = threads_of(recipe.workers) if not recipe.threads else recipe.threads
+    threads = recipe.threads or threads_of(recipe.workers)
     if recipe.on == SIMULATED:
         works, pace = [Step(*work[:2]) for work in paces(recipe, workload)], 0.0
     else:
         assert seconds is not None, "a real machine's step is measured"
         slow = factors(recipe.slow, recipe.workers)
-        base = seconds * sum(1 / factor for factor in slow) / len(slow)  # the mean pace of all is what was measured
-        whole = job.split(base, timed(workload, own, recipe.seed))
-        works, pace = [whole.times(factor) for factor in slow], pace_of(sync.exchange, job, own)
-    network = recipe.network()
+        paced = sum(1 / factor for factor in slow) / len(slow)
+        if ran and sync.rounds is None:  # all took as many steps, each worker in its own seconds
+            paced = len(slow) / sum(slow)
+        whole = job.split(seconds * paced, timed(workload, threads, recipe.seed))
+        works, pace = [whole.times(factor) for factor in slow], pace_of(sync.exchange, job, threads)
+        pace *= max(1.0, recipe.workers * threads / (os.cpu_count() or 1))  # measured alone, and they compress at once
+    network = payload(recipe)
     if recipe.on not in (SIMULATED, "paced"):
         network = replace(network, gloo=True)
     return price(
@@ -63,6 +75,24 @@ def forecast(recipe: Recipe, steps: float, seconds: float | None = None) -> Pric
         compressing=pace,
         course=course_of_run(sync, recipe, steps),
     )
+
+
+def payload(recipe: Recipe) -> Network:
+    """The network as messages find it: on the testbed a stated rate is the wire's, frames and all; a cluster's is not.
+
+    Law:    on the testbed, FRAMES times its rates are what the kernel holds links to.
+    """
+    if recipe.on != "testbed":
+        return recipe.network()
+    if recipe.cluster:
+        return of_cluster(read_cluster(recipe.cluster), recipe.workers)
+    wire = recipe.network()
+
+    def carries(end: Connection) -> Connection:
+        return replace(end, up=end.up / FRAMES, down=end.down / FRAMES)
+
+    links = tuple((a, b, carries(link)) for a, b, link in wire.links)
+    return replace(wire, connections=tuple(map(carries, wire.connections)), links=links)
 
 
 def course_of_run(sync: Sync, recipe: Recipe, steps: float) -> Course | None:
@@ -101,20 +131,21 @@ def measured(summary: Mapping[str, Any]) -> dict[str, float]:
 def after_train(folder: Path, recipe: Recipe) -> str:
     """Hold a finished run against its prediction: in its summary, the ledger and a sentence; "" where there is none."""
     path = folder / "summary.json"
-    summary = json.loads(path.read_text())
-    if not _predictable(recipe, summary):
-        return ""
-    steps = float(summary["steps"])
-    # What compressing adds is charged by the price, so it is no part of the step.
-    own = float(summary["seconds_computing"]) / steps
-    basis = FROM_RECIPE if recipe.on == SIMULATED else FROM_RUN
     try:
-        found = forecast(recipe, steps, own)
+        summary = json.loads(path.read_text())
+        if not _predictable(recipe, summary):
+            return ""
+        steps = float(summary["steps"])
+        # What compressing adds is charged by the price, so it is no part of the step.
+        computed = float(summary["seconds_computing"]) / steps
+        basis = FROM_RECIPE if recipe.on == SIMULATED else FROM_RUN
+        found = forecast(recipe, steps, computed, ran=True)
+        summary["predicted"] = _corrected(folder, recipe, found, basis)
+        _rewrite(path, summary)
+        said = sentence(recipe.method, summary["predicted"], measured(summary))
     except Exception as error:  # a run that has finished is not lost because its prediction fails
         return f"No prediction: {error}"
-    summary["predicted"] = _entered(folder, recipe, summary, found, basis)
-    path.write_text(json.dumps(summary, indent=1))
-    return sentence(recipe.method, summary["predicted"], measured(summary))
+    return " ".join(filter(None, [said, _kept(folder, recipe, summary, found, computed)]))
 
 
 def after_compare(
@@ -130,15 +161,17 @@ def after_compare(
         basis = FROM_RECIPE if recipe.on == SIMULATED else FROM_IDEAL
         try:
             found = forecast(one, float(entry["steps"]), float(seconds))
+            entry["predicted"] = _corrected(folder, one, found, basis)
+            run = folder / str(entry["runs"][0]["folder"]) / "summary.json"
+            if run.exists():
+                _rewrite(run, json.loads(run.read_text()) | {"predicted": entry["predicted"]})
         except Exception as error:  # as above
             tell(f"{entry['name']}: no prediction: {error}")
             continue
-        entry["predicted"] = _entered(folder, one, entry, found, basis)
-        run = folder / str(entry["runs"][0]["folder"]) / "summary.json"
-        if run.exists():
-            summary = json.loads(run.read_text())
-            run.write_text(json.dumps(summary | {"predicted": entry["predicted"]}, indent=1))
-    (folder / "comparison.json").write_text(json.dumps(comparison, indent=1))
+        if kept := _kept(folder, one, entry, found):
+            tell(f"{entry['name']}: {kept}")
+    with contextlib.suppress(OSError):  # it stands there already, without predictions
+        _rewrite(folder / "comparison.json", comparison)
     return comparison
 
 
@@ -156,20 +189,44 @@ def sentence(name: str, predicted: Mapping[str, Any], came: Mapping[str, float])
     )
 
 
-def _entered(folder: Path, recipe: Recipe, summary: Mapping[str, Any], found: Price, basis: str) -> dict[str, Any]:
+def _corrected(folder: Path, recipe: Recipe, found: Price, basis: str) -> dict[str, Any]:
+    """The prediction as a summary keeps it, with what earlier runs on real machines have shown of it."""
     place = ledger.kept_in(recipe.cluster, folder)
-    learnt = ledger.read([place]) if place.exists() else Learnt()
-    network = recipe.network()
-    factor = learnt.factor(recipe.method, network)
-    if recipe.on != SIMULATED:  # of a simulation there is nothing to be learnt about machines and links
-        ledger.note(place, [_miss(recipe, network, found, measured(summary)["step_seconds"])])
-        return told(found, factor, basis)
-    return told(found, 1.0, basis)
+    if recipe.on == SIMULATED or not place.exists():
+        return told(found, 1.0, basis)
+    exposed = max(0.0, 1 - found.computing / found.lead)
+    return told(found, ledger.read([place]).factor(recipe.method, _planned(recipe), recipe.settings, exposed), basis)
 
 
-def _miss(recipe: Recipe, network: Network, found: Price, came: float) -> Miss:
-    kind = ledger.link_class(network) if recipe.link or recipe.cluster else ledger.UNLIMITED
-    return Miss(recipe.method, kind, recipe.workers, Path(recipe.workload).stem, found.lead, came)
+def _kept(folder: Path, recipe: Recipe, summary: Mapping[str, Any], found: Price, computing: float = 0.0) -> str:
+    """Keep the miss for the next plan; a sentence where it cannot be. ``computing`` are the run's own seconds of it."""
+    if recipe.on == SIMULATED:  # of a simulation there is nothing to be learnt about machines and links
+        return ""
+    kind = ledger.link_class(_planned(recipe)) if recipe.link or recipe.cluster else ledger.UNLIMITED
+    came, compress = measured(summary)["step_seconds"], ledger.compress_of(recipe.settings)
+    workload = Path(recipe.workload).stem
+    miss = Miss(recipe.method, kind, recipe.workers, workload, found.lead, came, compress, computing)
+    try:
+        ledger.note(ledger.kept_in(recipe.cluster, folder), [miss])
+    except ConfigError as error:
+        return f"What it was out by is not kept: {error}"
+    return ""
+
+
+def _planned(recipe: Recipe) -> Network:
+    """The network as a plan of this recipe has it, which knows of no testbed."""
+    return recipe.replace(on="paced").network()
+
+
+def _rewrite(path: Path, content: Mapping[str, Any]) -> None:
+    """Put JSON in a file's place, which stays as it was where there is no room."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(content, indent=1))
+        draft.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def _predictable(recipe: Recipe, summary: Mapping[str, Any]) -> bool:
