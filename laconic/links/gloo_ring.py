@@ -58,7 +58,7 @@ def all_reduce(link: SimulatedLink, tensor: Tensor) -> Tensor:
             if turn >= SEGMENTS:
                 take(turns[turn - SEGMENTS][1], adding)
             if parts[into].numel():
-                link.lane("ready").start(link.send, [Packet({})], left, READY)
+                link.word(left, READY)
             if parts[out].numel():
                 last = sending.start(give, parts[out])
         for _, into in turns[-SEGMENTS:]:

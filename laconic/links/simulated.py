@@ -95,7 +95,7 @@ class SimulatedLink(Link):
     def __init__(self, rank: int, world: World, timeout: float = PATIENCE) -> None:
         super().__init__(rank, world.lines.network.workers, timeout)
         self._world, self._clockwork = world, world.clockwork
-        self.network = world.lines.network
+        self.network, self.buffered = world.lines.network, False
         self.meter = Meter(clock=self.now)
         self._told: set[tuple[int, int]] = set()  # of whose end recv_any has spoken, on which channel
         self._closed = False
@@ -140,6 +140,16 @@ class SimulatedLink(Link):
             left, first, last = self._world.lines.depart(self.rank, to, nbytes, fibre.clock)
             self._world.deliver(self.rank, to, channel, (first, last, nbytes, sent))
             self._wait(fibre, left)
+        self.meter.sent(nbytes)
+
+    def word(self, to: int, channel: int) -> None:
+        """Say a word that takes only the latency: so few bytes go between those of a large message under way."""
+        clockwork, message = self._clockwork, [Packet({})]
+        fibre, nbytes = clockwork.current(), ENVELOPE + message_nbytes(message)
+        with clockwork.mutex:
+            clockwork.in_turn(fibre)
+            heard = fibre.clock + self._world.lines.network.link(self.rank, to).latency
+            self._world.deliver(self.rank, to, channel, (heard, heard, nbytes, message))
         self.meter.sent(nbytes)
 
     def recv(self, source: int, timeout: float | None = None) -> Message:
