@@ -1,14 +1,18 @@
-"""What an all-reduce takes by each plan: predicted and measured on the testbed (needs root), and priced on trees.
+"""What an all-reduce takes by each plan: predicted and measured on the testbed (needs root), and played on trees.
 
     python benchmarks/collectives.py table [--workers 4] [--link 100mbit] [--repeats 9] [--mib 4]
     python benchmarks/collectives.py sites [--inside 100mbit] [--between 10mbit]     two sites of two
     python benchmarks/collectives.py order [--matrices 10]       the choice among random rates, against the best
     python benchmarks/collectives.py incast [--most 6]           epsilon and w_t from cps among 2, 3, … workers
     python benchmarks/collectives.py sums                        gamma and delta of this machine's memory
-    python benchmarks/collectives.py trees [--most 256]          GenTree, ring and halving on growing trees; no root
+    python benchmarks/collectives.py trees [--most 256]          GenTree against flat plans on growing trees; no root
 
 A prediction knows the stated rates, the bytes of frames (1.0456 for each byte) and ``alpha``, which is measured first:
 half the round trip of an empty message. A time is from the first worker's start to the last one's end, after a barrier.
+
+``trees`` plays every plan in the flow simulator, where what a worker sends in a round leaves side by side and crowds.
+GenTree chooses by GenModel's price, and one of its candidates is one ring through all: by price it never loses to that
+ring. Halving and cps over all servers are no candidates, and played seconds are not what it chooses by.
 """
 
 from __future__ import annotations
@@ -34,14 +38,17 @@ from laconic.links.network import Connection, Network, parse, parse_rate
 from laconic.packet import Packet
 from laconic.plan import groups, turns
 from laconic.plan.choosing import USUAL, options, plan_of
+from laconic.plan.collective_messages import of_plan
 from laconic.plan.collectives import Rates
+from laconic.plan.fabric import of_switches
 from laconic.plan.fitting import Crowd, Sum, fit_incast, fit_sums
+from laconic.plan.flows import play
 from laconic.plan.genmodel import price
 from laconic.plan.gentree import gentree
 from laconic.plan.ports import BUFFERS, groups_of, of_network, of_tree, racks
-from laconic.plan.rounds import Plan
 
 WARM = 2
+FLAT = {"ring": groups.ring, "rhd": groups.rhd, "cps": groups.cps}
 
 
 # -- on the testbed ------------------------------------------------------------------------------------------------
@@ -264,27 +271,32 @@ def one_by_one(into: torch.Tensor, parts: list[torch.Tensor]) -> None:
 
 
 def trees(args: argparse.Namespace) -> None:
-    """GenTree against a ring and halving, priced on racks of 8 behind equal or thin lines."""
+    """GenTree against a ring, halving and cps in the flow simulator, on racks behind wide, equal and thin lines."""
     heading(
-        "Priced on trees: racks of 8 at 10 Gbit/s, alpha 30 us, delta 0.2 ns, gamma 0.05 ns, w_t 9, epsilon beta/10"
+        "Played on trees: servers at 10 Gbit/s in equal racks of 8, or of 12 and 4 in turn; alpha 30 us, delta 0.2 ns, "
+        "gamma 0.05 ns, w_t 9, epsilon beta/10"
     )
     beta = 8e-10
     rates = Rates(3e-5, beta, 5e-11, 2e-10)
-    print(f"{'servers':>8}{'rack line':>11}{'bytes':>9}{'ring':>11}{'rhd':>11}{'cps':>11}{'gentree':>11}{'gain':>14}")
-    for thin in (1, 1 / 8):
-        count = 2
-        while 8 * count <= args.most:
-            tree = racks((8,) * count, beta, beta * thin, 9, beta / 10)
-            ports = of_tree(tree, rates)
-            for nbytes in (1e5, 1e7, 1e8):
-                plans: list[Plan] = [groups.ring(8 * count), groups.rhd(8 * count), groups.cps(8 * count)]
-                costs = [price(plan, ports, nbytes).seconds for plan in plans]
-                ours = price(gentree(groups_of(tree), ports, nbytes), ports, nbytes).seconds
-                row = "".join(f"{seconds * 1e3:>8.2f} ms" for seconds in (*costs, ours))
-                line = "10 Gbit/s" if thin == 1 else "80 Gbit/s"
-                gain = f"{costs[0] / ours:>6.2f} {costs[1] / ours:>6.2f}x"
-                print(f"{8 * count:>8}{line:>11}{nbytes:>9.0e}{row}{gain:>14}", flush=True)
-            count *= 2
+    names = "".join(f"{name:>11}" for name in (*FLAT, "gentree", "its price"))
+    print(f"{'racks':>8}{'rack line':>11}{'servers':>9}{'bytes':>9}{names}{', '.join(FLAT) + ' over gentree':>30}")
+    for shape in ("equal", "uneven"):
+        for gbits in (80, 10, 5):
+            count = 2
+            while 8 * count <= args.most:
+                sizes = (8,) * count if shape == "equal" else (12, 4) * (count // 2)
+                tree = racks(sizes, beta, 8e-9 / gbits, 9, beta / 10)
+                ports, fabric = of_tree(tree, rates), of_switches(tree)
+                for nbytes in (1e5, 1e7, 1e8):
+                    ours = gentree(groups_of(tree), ports, nbytes)
+                    plans = [*(FLAT[name](8 * count) for name in FLAT), ours]
+                    took = [play(fabric, of_plan(p, nbytes, rates), together=True, slack=1e-9).seconds for p in plans]
+                    row = "".join(
+                        f"{seconds * 1e3:>8.2f} ms" for seconds in (*took, price(ours, ports, nbytes).seconds)
+                    )
+                    gains = "".join(f"{seconds / took[-1]:>7.2f}x" for seconds in took[:-1])
+                    print(f"{shape:>8}{f'{gbits} Gbit/s':>11}{8 * count:>9}{nbytes:>9.0e}{row}{gains:>30}", flush=True)
+                count *= 2
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the link's collectives send, laid out at once for all workers.
+"""What the link's collectives send, and what a plan of an all-reduce sends, laid out at once for all workers.
 
 The loops of :class:`laconic.links.base.Link`, as arrays: a million messages of an all-gather among a thousand workers
 take a tenth of a second. A test holds each against the link itself, message by message and in order.
@@ -17,9 +17,13 @@ from torch import Tensor
 from laconic.links.base import SMALL
 from laconic.links.simulated import ENVELOPE
 from laconic.packet import Packet, message_nbytes
+from laconic.plan.collectives import Rates
 from laconic.plan.flows import Messages
+from laconic.plan.genmodel import summed
+from laconic.plan.rounds import Plan
 
 Array = NDArray[Any]
+FREE = Rates(alpha=0.0, beta=0.0)
 
 
 class Call(NamedTuple):
@@ -122,3 +126,43 @@ def _broadcast(workers: int, call: Call) -> Part:
     ops[call.root] = hop
     ops[target, 0] = -hop
     return Part(np.full(workers - 1, call.root), target, np.array(call.nbytes)[target], ops)
+
+
+def of_plan(plan: Plan, nbytes: float, rates: Rates = FREE) -> Messages:
+    """The messages of an all-reduce of ``nbytes`` along ``plan``, and every worker's program.
+
+    In each round a worker lets ``rates.alpha`` pass if it sends, sends one message to each that is to hear from it, the
+    next worker first, waits for those that come to it, and lets the time of its sums in one pass go by (``gamma`` and
+    ``delta``). What bytes and crowding take is the fabric's to say.
+
+    Law: without ``rates`` the bytes out of each worker are ``plan.shares()`` times ``nbytes``.
+    """
+    n, vector = plan.workers, nbytes / plan.blocks
+    ends: list[Array] = [np.zeros((0, 2), np.int64)]
+    sizes: list[Array] = [np.zeros(0)]
+    rows: list[Array] = [np.zeros((0, 3), np.int64)]  # of operations: whose, when, and what
+    seconds: list[Array] = [np.zeros(0)]  # of pauses
+    begun = 0
+    for number, table in enumerate(plan.tables):
+        pairs, which = np.unique(table[:, 0] * n + table[:, 1], return_inverse=True)
+        source, target = pairs // n, pairs % n
+        order = np.argsort(source * n + (target - source) % n)
+        source, target = source[order], target[order]
+        ends.append(np.stack((source, target), axis=1))
+        sizes.append(np.bincount(which.reshape(-1), table[:, 3] - table[:, 2])[order] * vector)
+        message = begun + 1 + np.arange(len(order))
+        begun += len(order)
+        added, touched = summed(table, n, plan.blocks)
+        summing = (added * rates.gamma + touched * rates.delta) * vector
+        starts, adds = np.unique(source) if rates.alpha > 0 else message[:0], np.flatnonzero(summing)
+        done: list[tuple[Array, Any]] = [(starts, 0), (source, message), (target, -message), (adds, 0)]
+        for when, (who, what) in enumerate(done):
+            rows.append(np.stack(np.broadcast_arrays(who, 4 * number + when, what), axis=1))
+        seconds += [np.full(len(starts), rates.alpha), np.zeros(2 * len(order)), summing[adds]]
+    ops, pauses, pairs = np.concatenate(rows), np.concatenate(seconds), np.concatenate(ends)
+    order = np.lexsort((ops[:, 1], ops[:, 0]))  # stable: messages of a round stay as they are
+    return Messages(
+        n, pairs[:, 0].astype(np.int32), pairs[:, 1].astype(np.int32), np.concatenate(sizes),
+        np.full(len(pairs), -1, np.int32), np.concatenate(([0], np.cumsum(np.bincount(ops[:, 0], minlength=n)))),
+        ops[order, 2], pauses[order],
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from laconic.errors import ConfigError
 from laconic.links.network import Network
 from laconic.plan.cluster import Cluster
+from laconic.plan.ports import Server, Switch
 
 Array = NDArray[Any]
 UNLIMITED = math.inf
@@ -110,7 +111,8 @@ class Joined:
 class Graph:
     """Nodes and one-way edges that messages share; ``at`` is each worker's node.
 
-    A message takes the way of least ``length``, or the one through ``waypoints[via]`` where it names one.
+    A message takes the way of least ``length``, or the one through ``waypoints[via]`` where it names one. Of ways as
+    long as one another all messages take the same: between two leaves of a :func:`leaf_spine`, spine 0.
     """
 
     nodes: int
@@ -154,6 +156,9 @@ class Graph:
     def _ways(self, start: Array, end: Array) -> list[Array]:
         """The edges from each of ``start`` to its ``end``, a column a hop."""
         from laconic.kernels.paths import shortest
+
+        if np.array_equal(start, end):  # as before a waypoint that is the start itself
+            return []
 
         order = np.argsort(self.tail, kind="stable")
         first = np.searchsorted(self.tail[order], np.arange(self.nodes + 1))
@@ -267,6 +272,41 @@ def tree(
         len(above), tail, head, capacity, np.full(len(tail), latency), leaves,
         degree=np.where(falls, incast.degree, UNLIMITED), epsilon=np.where(falls, incast.seconds, 0.0),
     )  # fmt: skip
+
+
+def of_switches(root: Switch) -> Graph:
+    """The tree of switches that :func:`laconic.plan.ports.of_tree` prices, to be played on; it has no latencies.
+
+    Worker k is the server of rank k. A switch's crowding is that of its members' lines, and here of those downwards
+    alone: nothing crowds a port that sends.
+
+    Raises: ConfigError for servers that are not 0 to n-1, once each.
+    """
+    servers: dict[int, tuple[Switch | Server, Switch, int]] = {}  # with the switch above and its place among all
+    switches: list[tuple[Switch | Server, Switch, int]] = []
+
+    def walk(switch: Switch, above: Switch, place: int) -> None:
+        own = len(switches)
+        switches.append((switch, above, place))
+        for member in switch.members:
+            if isinstance(member, Server):
+                servers[member.rank] = member, switch, own
+            else:
+                walk(member, switch, own)
+
+    walk(root, root, -1)
+    count = len(servers)
+    if sorted(servers) != list(range(count)):
+        raise ConfigError(f"tree: its servers are {sorted(servers)}, wanted the workers from 0 on, each once")
+    nodes = [*(servers[rank] for rank in range(count)), *switches]
+    up = [1 / node.up if node.up else UNLIMITED for node, *_ in nodes]
+    down = [1 / node.down if node.down else UNLIMITED for node, *_ in nodes]
+    made = tree([-1 if place < 0 else count + place for *_, place in nodes], up, down)
+    crowds = [(over.w_t, over.epsilon) for _, over, place in nodes if place >= 0]
+    free = len(crowds)  # all but the root have a line upwards, and then one downwards
+    degree = np.array([UNLIMITED] * free + [w_t for w_t, _ in crowds], float)
+    epsilon = np.array([0.0] * free + [seconds for _, seconds in crowds])
+    return replace(made, at=np.arange(count), degree=degree, epsilon=epsilon)
 
 
 def leaf_spine(

@@ -152,23 +152,26 @@ def _sending(table: NDArray[np.int64], ports: Ports, block: float) -> tuple[Term
 
 
 def _summing(table: NDArray[np.int64], ports: Ports, block: float, one_pass: bool, blocks: int) -> Terms:
-    adding = table[table[:, 4] == 1]
-    if not len(adding):
-        return Terms()
-    n = ports.workers
-    length = adding[:, 3] - adding[:, 2]
-    added = np.bincount(adding[:, 1], length, n)
-    if one_pass:  # each part is read, and where there are any, what is there is read and the sum written
-        start, stop = adding[:, 1] * blocks + adding[:, 2], adding[:, 1] * blocks + adding[:, 3]
-        order = np.argsort(start, kind="stable")
-        start, stop = start[order], stop[order]
-        before = np.concatenate([[0], np.maximum.accumulate(stop)[:-1]])
-        fresh = np.maximum(stop - np.maximum(start, before), 0)
-        touched = added + 2 * np.bincount(adding[order, 1], fresh, n)
-    else:
+    added, touched = summed(table, ports.workers, blocks)
+    if not one_pass:
         touched = 3 * added
     seconds = block * (added * ports.gamma + touched * ports.delta)
     worst = seconds.argmax()
     return Terms(
         gamma=float(block * added[worst] * ports.gamma[worst]), delta=float(block * touched[worst] * ports.delta[worst])
     )
+
+
+def summed(table: NDArray[np.int64], workers: int, blocks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Blocks that each worker adds in a round, and blocks of memory that it touches if it sums in one pass."""
+    adding = table[table[:, 4] == 1]
+    if not len(adding):
+        return np.zeros(workers), np.zeros(workers)
+    added = np.bincount(adding[:, 1], adding[:, 3] - adding[:, 2], workers).astype(float)
+    # Each part is read, and where there are any, what is there is read and the sum written.
+    start, stop = adding[:, 1] * blocks + adding[:, 2], adding[:, 1] * blocks + adding[:, 3]
+    order = np.argsort(start, kind="stable")
+    start, stop = start[order], stop[order]
+    before = np.concatenate([[0], np.maximum.accumulate(stop)[:-1]])
+    fresh = np.maximum(stop - np.maximum(start, before), 0)
+    return added, added + 2.0 * np.bincount(adding[order, 1], fresh, workers)
