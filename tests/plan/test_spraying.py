@@ -94,6 +94,27 @@ def test_it_ends_when_ideal_spraying_does_and_hashing_later(pattern, spines):
     assert seconds(hashed(rows, leaf, range(spines)))[0] > ours * 1.05
 
 
+@pytest.mark.parametrize(("hosts", "nbytes"), [(1, 5e4), (3, 5e4), (3, 2e5)])
+def test_messages_too_small_to_split_are_spread_over_all_pairs_of_leaves(hosts, nbytes):
+    """By default no part is under 64 KiB. Dealt from path 0 on for each pair of leaves, one host each had one spine."""
+    leaves, spines = 8, 4
+    fabric = leaf_spine(leaves, hosts, spines, host=100.0, spine=1.0)
+    leaf, rows = [w // hosts for w in range(leaves * hosts)], all_to_all(leaves * hosts, nbytes)
+    busiest = [
+        bound(fabric, in_rounds(leaves * hosts, [deal(rows, leaf, range(spines))]))
+        for deal in (ethereal, sprayed, hashed)
+    ]
+    assert busiest[0] <= busiest[1] * 1.2  # 7 messages over 4 paths are 2 on one of them at best, 14 % more than 7 / 4
+    assert busiest[0] < busiest[2]
+
+
+def test_small_messages_over_unlike_paths_are_not_all_on_the_widest():
+    leaf, rows = [0, 1] * 14, [(2 * k, 2 * k + 1, 5e4 + k) for k in range(14)]  # each of a size of its own
+    dealt = ethereal(rows, leaf, range(3), [4, 2, 1])
+    assert len(dealt) == 14
+    assert np.bincount(dealt[:, 3].astype(int), minlength=3).tolist() == [8, 4, 2]
+
+
 def test_three_flows_over_two_paths_take_three_quarters_of_what_whole_ones_take():
     fabric = leaf_spine(2, 3, 2, host=10.0, spine=1.0)
     leaf, rows = [0, 0, 0, 1, 1, 1], [(0, 3, 1e6), (1, 4, 1e6), (2, 5, 1e6)]
@@ -120,6 +141,11 @@ def test_after_a_failure_what_is_left_of_the_dead_path_is_dealt_to_the_others():
     rest = again(dealt, dealt[:, 2] / 2, 2, leaf, range(4))
     loads = np.bincount(rest[:, 3].astype(int), rest[:, 2], 4)
     assert loads == pytest.approx([2e6, 2e6, 0.0, 2e6])
+    unlike = ethereal(rows, leaf, range(4), [4, 2, 1, 1])
+    rest = again(unlike, unlike[:, 2] / 2, 2, leaf, range(4), [4, 2, 1, 1])
+    assert np.bincount(rest[:, 3].astype(int), rest[:, 2], 4) == pytest.approx(np.array([4, 2, 0, 1]) * 6e6 / 7)
+    whole = again(dealt, dealt[:, 2] / 2, 2, leaf, range(4), least=10**7)
+    assert len(whole) == 4
     assert (again(dealt, [0.0] * len(dealt), 2, leaf, range(4))).shape == (0, 4)
     with pytest.raises(ConfigError, match="path 0 was the last one"):
         again(dealt, dealt[:, 2], 0, leaf, [0])
