@@ -7,6 +7,7 @@ memory (:mod:`~laconic.plan.footprint`), the order of turns (:mod:`~laconic.plan
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -120,23 +121,39 @@ def stages(job: Job, layout: Layout) -> Stages:
             micro_batches = shape.micro_batches(training.batch)
             return float(pipeline.least_time([x.there for x in made], [x.back for x in made], micro_batches))
 
+        @functools.cache
+        def of_stage(stage: int, pieces: int) -> Room:  # a stage's memory is a matter of its own layers
+            return _stage_room(job, layout, [shape.chunks * pieces] * p, stage)
+
+        def fullest(pieces: Sequence[int]) -> Room:
+            return max((of_stage(stage, n) for stage, n in enumerate(pieces)), key=_fullness)
+
         def excess(pieces: Sequence[int]) -> float:
-            return max(0.0, (fullest := room(job, layout, whole(pieces))).taken - fullest.limit)
+            return max(0.0, (found := fullest(pieces)).taken - found.limit)
+
+        def givers(pieces: Sequence[int]) -> set[int]:
+            seconds = [x.there + x.back for x in _with_head(one, whole(pieces), head)]
+            return {seconds.index(max(seconds)), fullest(pieces).stage}
 
         speeds = [1 / (x.there + x.back) for x in one]
-        layers = whole(split(model.layers // shape.chunks, speeds, least, excess))
+        layers = whole(split(model.layers // shape.chunks, speeds, least, excess, givers))
     return Stages(tuple(layers), tuple(_with_head(one, layers, head)), head)
 
 
 def room(job: Job, layout: Layout, layers: Sequence[int]) -> Room:
     """The fullest worker's memory, by the share that is taken."""
-    found = []
-    for stage in range(layout.shape.pipeline):
-        memory = stage_memory(job.model, job.training, layout.shape, layers, stage)
-        limit = (1 - RESERVE) * layout.memory(stage)
-        taken = max(job.correction.apply(memory), least_memory(job.model, job.training, layout.shape, layers, stage))
-        found.append(Room(stage, memory, taken, limit))
-    return max(found, key=lambda one: one.taken / one.limit)
+    return max((_stage_room(job, layout, layers, stage) for stage in range(layout.shape.pipeline)), key=_fullness)
+
+
+def _stage_room(job: Job, layout: Layout, layers: Sequence[int], stage: int) -> Room:
+    memory = stage_memory(job.model, job.training, layout.shape, layers, stage)
+    limit = (1 - RESERVE) * layout.memory(stage)
+    taken = max(job.correction.apply(memory), least_memory(job.model, job.training, layout.shape, layers, stage))
+    return Room(stage, memory, taken, limit)
+
+
+def _fullness(room: Room) -> float:
+    return room.taken / room.limit
 
 
 def least_seconds(job: Job, layout: Layout, cut: Stages) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from laconic.errors import ConfigError
@@ -55,11 +55,13 @@ def split(
     speeds: Sequence[float],
     seconds: Callable[[Sequence[int]], float] | None = None,
     excess: Callable[[Sequence[int]], float] = lambda layers: 0.0,
+    givers: Callable[[Sequence[int]], Collection[int]] | None = None,
 ) -> list[int]:
     """Layers of each stage: in proportion to speeds, and then single layers are moved while ``seconds`` get less.
 
     ``excess`` is by how many bytes a split is more than the machines' memory; one with less of it comes before any that
-    is faster. Without ``seconds`` it is :func:`rounded`.
+    is faster. Layers leave only ``givers`` of a split, the stages that are too slow or too full (all, if nobody says).
+    Without ``seconds`` it is :func:`rounded`.
 
     Law:    never slower than :func:`rounded`, if that fits.
     Raises: ConfigError as :func:`rounded`; if moving layers leads to none that fits.
@@ -69,7 +71,8 @@ def split(
         return now
     cost = (excess(now), seconds(now))
     for _ in range(layers):
-        near = [_moved(now, i, j) for i in range(len(now)) if now[i] > 1 for j in range(len(now)) if i != j]
+        some = range(len(now)) if givers is None else givers(now)
+        near = [_moved(now, i, j) for i in some if now[i] > 1 for j in range(len(now)) if i != j]
         if not near:
             break
         costs = [(excess(there), seconds(there)) for there in near]

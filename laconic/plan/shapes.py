@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,9 +17,23 @@ import numpy as np
 from laconic.bench import units
 from laconic.errors import ConfigError
 from laconic.plan.cluster import Cluster, Machine
-from laconic.plan.cutting import TERMS, Job, Priced, Room, Stages, least_seconds, price, room, stages, summed_bytes
+from laconic.plan.cutting import (
+    NO_LINE,
+    TERMS,
+    Job,
+    Priced,
+    Room,
+    Stages,
+    least_seconds,
+    price,
+    room,
+    stages,
+    summed_bytes,
+)
 from laconic.plan.footprint import RESERVE
+from laconic.plan.holmes import rounded
 from laconic.plan.layout import Layout, all_reduce_seconds, ranked
+from laconic.plan.passes import layer_passes
 from laconic.plan.pipette import Placing, place
 from laconic.plan.transformer import RECOMPUTE, Shape, boundary_bytes, stage_parameters
 
@@ -79,7 +94,7 @@ def rank(
         if isinstance(found, Room):
             refused.append(Refused(shape, _no_room(found), found))
         else:
-            fitting += [(least_seconds(job, layout, cut), layout, cut) for layout, cut in found]
+            fitting += [(_least(job, layout, cut), layout, cut) for layout, cut in found]
     if not fitting:
         raise ConfigError(_nowhere(job, cluster, machines, refused))
     best: list[Priced] = []
@@ -87,7 +102,8 @@ def rank(
     for least, layout, cut in sorted(fitting, key=lambda one: one[0]):
         if len(best) >= keep and least >= best[keep - 1].seconds:
             break
-        best = _with(best, price(job, *((layout, cut) if alike else _placed(job, layout, cut, seed))))
+        for order in [(layout, cut)] if alike else _orders(job, layout, cut, seed):
+            best = _with(best, price(job, *order))
     shapes = {layout.shape for _, layout, _ in fitting}
     return Ranking(tuple(best[:keep]), len(shapes) - len(best[:keep]), tuple(refused))
 
@@ -97,8 +113,9 @@ def _fitting(
 ) -> list[tuple[Layout, Stages]] | Room:
     """The layouts of a shape that fit, with their layers; else how the fullest worker of the last does not."""
     layouts = _layouts(cluster, machines, shape)
-    taken = room(job, layouts[0], [job.model.layers // shape.pipeline] * shape.pipeline)
-    if not taken.fits and len({(machine.flops, machine.memory) for machine in machines}) == 1:
+    taken = room(job, layouts[0], _even(job.model.layers, shape.pipeline))
+    alike = len({(machine.flops, machine.memory) for machine in machines}) == 1
+    if not taken.fits and alike and job.model.layers % shape.pipeline == 0:
         return taken  # nor can the layers be dealt any better
     found = []
     for layout in layouts:
@@ -130,10 +147,12 @@ def _shapes(
         for t in _divisors(workers // p):
             d = workers // (p * t)
             some = Shape(p, t, d, 1)
-            if model.layers % p:
-                refused.append(Refused(some, f"{p} stages do not divide {model.layers} layers"))
-            elif model.heads % t or model.inner % t:
+            if p > model.layers:
+                refused.append(Refused(some, f"{p} stages are more than {model.layers} layers"))
+            elif model.heads % t:
                 refused.append(Refused(some, f"{t} tensor ways do not divide {model.heads} heads"))
+            elif model.inner % t:
+                refused.append(Refused(some, f"{t} tensor ways do not divide a feed-forward width of {model.inner}"))
             elif training.batch % d:
                 refused.append(Refused(some, f"{d} copies do not divide a batch of {training.batch}"))
             else:
@@ -141,6 +160,11 @@ def _shapes(
                     for v in chunks:
                         if v == 1 or (p > 1 and model.layers % (p * v) == 0 and (training.batch // (d * b)) % p == 0):
                             yield Shape(p, t, d, b, v)
+
+
+def _even(layers: int, pipeline: int) -> list[int]:
+    """Layers of equal stages."""
+    return rounded(layers, [1.0] * pipeline)
 
 
 def _divisors(n: int) -> list[int]:
@@ -160,19 +184,44 @@ def _all_alike(cluster: Cluster, machines: Sequence[Machine]) -> bool:
     return len(lines) <= 1 and len({(m.up, m.down) for m in some}) == 1
 
 
-def _placed(job: Job, layout: Layout, cut: Stages, seed: int) -> tuple[Layout, Stages]:
-    """Hosts in the order that costs least, where each of them holds as much of one stage and all are equally fast."""
+def _least(job: Job, layout: Layout, cut: Stages) -> float:
+    """No step of the shape takes less, whatever the order of its hosts."""
+    rates = [machine.flops for machine in layout.machines]
+    if min(rates) == max(rates):
+        return least_seconds(job, layout, cut)
+    # Another order may be faster than this one. But some stage has this many layers, on no faster machines than these.
+    shape, training = layout.shape, job.training
+    one = layer_passes(job.model, training, shape.micro_batch, shape.tensor, max(rates), NO_LINE, job.memory_bandwidth)
+    return shape.micro_batches(training.batch) * -(-job.model.layers // shape.pipeline) * (one.there + one.back)
+
+
+def _orders(job: Job, layout: Layout, cut: Stages, seed: int) -> Iterator[tuple[Layout, Stages]]:
+    """The hosts as they are named, and as their messages cost least, if that fits: the price decides.
+
+    The second may be the slower one: the annealer knows what messages take, and not how fast its hosts are.
+    """
+    yield layout, cut
+    if (placed := _placed(job, layout, cut, seed)) is None:
+        return
+    with suppress(ConfigError):  # no split of the layers fits
+        dealt = stages(job, placed)
+        if room(job, placed, dealt.layers).fits:
+            yield placed, dealt
+
+
+def _placed(job: Job, layout: Layout, cut: Stages, seed: int) -> Layout | None:
+    """Hosts in the order whose messages cost least; None unless each of them holds as much of one stage."""
     shape, p = layout.shape, layout.shape.pipeline
     by_name = {machine.name: machine for machine in layout.machines}
     names, starts = list(by_name), [[m.name for m in layout.machines].index(name) for name in by_name]
     each = Counter(machine.name for machine in layout.machines)
     size = min(each.values())
-    alike = len({(m.flops, m.memory) for m in layout.machines}) == 1 and max(each.values()) == size
     inner = size // shape.tensor  # copies on a host
-    if not alike or len(names) % p or size % shape.tensor or (inner > 1 and not layout.stages_across):
-        return layout, cut
+    whole = max(each.values()) == size and len(names) % p == 0 and size % shape.tensor == 0
+    if not whole or (inner > 1 and not layout.stages_across):
+        return None
     message = boundary_bytes(job.model, job.training, shape.micro_batch) / shape.tensor
-    held = stage_parameters(job.model, cut.layers[0], True, p == 1, shape.tensor)
+    held = stage_parameters(job.model, max(cut.layers), True, p == 1, shape.tensor)
     part = summed_bytes(job.training, held) / inner
     passing, summing = np.zeros((len(names),) * 2), np.zeros((len(names),) * 2)
     for i, a in enumerate(starts):
@@ -188,9 +237,7 @@ def _placed(job: Job, layout: Layout, cut: Stages, seed: int) -> tuple[Layout, S
     # A row of the annealer's is a pipeline; workers are in the order of stages, or of copies.
     table = np.array(found.order).reshape(-1, p)
     order = (table.T if layout.stages_across else table).reshape(-1)
-    machines = tuple(by_name[names[host]] for host in order for _ in range(size))
-    layout = replace(layout, machines=machines)
-    return layout, stages(job, layout)
+    return replace(layout, machines=tuple(by_name[names[host]] for host in order for _ in range(size)))
 
 
 def _no_room(taken: Room) -> str:
@@ -227,7 +274,7 @@ def _remedy(job: Job, cluster: Cluster, machines: Sequence[Machine], nearest: Re
         other = replace(job, training=replace(training, **change))
         for shape in _shapes(other, len(machines), MICRO_BATCHES, (1,), []):
             layout = Layout(cluster, tuple(machines), shape)
-            even = [job.model.layers // shape.pipeline] * shape.pipeline
+            even = _even(job.model.layers, shape.pipeline)
             if other != job and room(other, layout, even).fits:
                 return f"With {words} it would fit, as {shape}."
     assert nearest.room is not None

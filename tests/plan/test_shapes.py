@@ -160,11 +160,13 @@ def test_no_shape_is_returned_whose_states_and_one_micro_batch_do_not_fit(memory
 def test_a_refusal_says_what_did_not_fit_and_by_how_much():
     found = rank(Job(SMALL, Training(128)), box(memory=0.2e9))
     whys = {str(one.shape): one.why for one in found.refused}
-    assert whys["p=16 t=1 d=1 b=1"] == "16 stages do not divide 8 layers"
+    assert whys["p=16 t=1 d=1 b=1"] == "16 stages are more than 8 layers"
     assert whys["p=1 t=16 d=1 b=1"] == "16 tensor ways do not divide 8 heads"
     big = next(one for one in found.refused if one.room is not None)
     assert "of states" in big.why
     assert "too much" in big.why
+    wide = rank(Job(replace(SMALL, feed_forward=1001), Training(128)), box())
+    assert "8 tensor ways do not divide a feed-forward width of 1001" in {one.why for one in wide.refused}
     odd = rank(Job(SMALL, Training(120)), box())
     assert "16 copies do not divide a batch of 120" in {one.why for one in odd.refused}
 
@@ -173,11 +175,11 @@ def test_a_model_that_fits_nowhere_says_by_how_much_and_what_would_make_it_fit()
     big = Transformer(32, 4096, 32, 2048, 32000)
     with pytest.raises(ConfigError, match=r"fits nowhere on hosts; nearest is p=.* GB too much.*GB of memory on each"):
         rank(Job(big, Training(64)), box(memory=4e9))
-    few = Transformer(7, 4096, 4, 2048, 32000)  # at most four ways, whatever the workers: the copies can share states
+    few = Transformer(1, 10240, 4, 2048, 32000)  # at most four ways, whatever the workers: the copies can share states
     with pytest.raises(ConfigError, match="With a sharded optimizer it would fit, as p=1 t=4 d=4"):
         rank(Job(few, Training(64, sharded_optimizer=False)), box(memory=5.5e9))
-    with pytest.raises(ConfigError, match="no shape of 7 workers comes out whole"):
-        rank(Job(SMALL, Training(64)), box(7, 1))
+    with pytest.raises(ConfigError, match="no shape of 11 workers comes out whole"):
+        rank(Job(SMALL, Training(64)), box(11, 1))
 
 
 def test_the_memory_it_names_does_suffice():
@@ -272,9 +274,13 @@ def test_layers_move_to_where_there_is_memory_for_them():
     assert price(job, one).room.fits
 
 
-def test_hosts_on_uneven_links_are_placed_where_they_cost_least():
-    """Eight hosts in two islands that the file names mixed up: the ranking puts each pipeline inside one."""
-    machines = tuple(Machine(f"m{i}", 64e9, 1e12) for i in range(8))
+@pytest.mark.parametrize("unlike", [0.0, 1e-4])
+def test_hosts_on_uneven_links_are_placed_where_they_cost_least(unlike):
+    """Eight hosts in two islands that the file names mixed up: the ranking puts each pipeline inside one.
+
+    A probe never finds two machines that are exactly as fast.
+    """
+    machines = tuple(Machine(f"m{i}", 64e9 - i, 1e12 * (1 + unlike * i)) for i in range(8))
     side = [0, 1, 1, 0, 1, 0, 0, 1]
     lines = {
         (a.name, b.name): Line(50e6 if side[i] == side[j] else 1e6, 0.0)
@@ -289,9 +295,47 @@ def test_hosts_on_uneven_links_are_placed_where_they_cost_least():
     asis = min(price(job, layout(cluster, shape, across)).seconds for across in (True, False))
     assert found.seconds < 0.2 * asis
     places = [side[int(name[1:])] for name in found.machines]
-    pipelines = zip(places[0::2], places[2::2], strict=False) if found.stages_across else [places[:4], places[4:]]
-    if not found.stages_across:
-        assert all(len(set(row)) == 1 for row in pipelines)
+    pipelines = [places[0::2], places[1::2]] if found.stages_across else [places[:4], places[4:]]
+    assert all(len(set(row)) == 1 for row in pipelines)
+
+
+def test_hosts_that_are_fast_stay_where_they_are_if_placing_by_messages_makes_it_slower():
+    """Two fast and two slow hosts, a slightly better line from fast to slow: a stage is as fast as its slowest."""
+    machines = tuple(Machine(f"m{i}", 64e9, flops) for i, flops in enumerate((4e12, 4e12, 1e12, 1e12)))
+    lines = {
+        (a.name, b.name): Line(1.1e9 if abs(i - j) == 2 else 1e9, 0.0)
+        for i, a in enumerate(machines)
+        for j, b in enumerate(machines)
+        if i != j
+    }
+    cluster = Cluster("two kinds", machines, lines, tuple(m.name for m in machines))
+    job = Job(Transformer(24, 512, 8, 256, 100), Training(64))
+    for one in rank(job, cluster, keep=100, micro_batches=(1,), chunks=(1,)).best:
+        asis = [layout(cluster, one.shape, across) for across in (True, False)]
+        assert one.seconds <= min(price(job, given).seconds for given in asis) * (1 + 1e-9)
+
+
+def test_stages_need_not_divide_the_layers():
+    cluster = two_sites(fast=4e12, slow=3e12, near=1e9, far=1e9)
+    two = replace(cluster, workers=("a0", "b0"))
+    found = rank(Job(Transformer(7, 512, 8, 256, 100), Training(64)), two, keep=100)
+    assert (4, 3) in {one.layers for one in found.best if one.shape.pipeline == 2}
+    equal = rank(Job(Transformer(50, 64, 8, 256, 100), Training(64)), box(1, 4), keep=100)
+    assert {tuple(sorted(one.layers)) for one in equal.best if one.shape == Shape(4, 1, 1, 1)} == {(12, 12, 13, 13)}
+
+
+def test_many_unlike_machines_are_ranked_by_few_splits(monkeypatch):
+    """Only the slowest and the fullest stage give layers: where every stage could, dozens of machines took a minute."""
+    from laconic.plan import pipeline
+
+    asked, least = [], pipeline.least_time
+    monkeypatch.setattr(pipeline, "least_time", lambda *of: asked.append(1) or least(*of))
+    machines = tuple(Machine(f"m{i}", 64e9, 1e12 * (1 + 0.3 * (i % 7) / 7)) for i in range(12))
+    lines = {(a.name, b.name): Line(1e9, 1e-4) for a in machines for b in machines}
+    cluster = Cluster("many", machines, lines, tuple(m.name for m in machines))
+    shape = Shape(12, 1, 1, 1)
+    stages(Job(Transformer(24, 1024, 16, 1024, 32000), Training(256)), layout(cluster, shape))
+    assert len(asked) < 12 * 24
 
 
 # -- what was found on Frontier, arXiv:2312.12705 ---------------------------------------------------------------------
