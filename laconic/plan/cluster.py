@@ -38,13 +38,14 @@ import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from laconic.errors import ConfigError, unknown
-from laconic.plan.checking import in_line, version_of, whole
+from laconic.plan.checking import as_measured, ends_in_line, in_line, version_of, whole
 from laconic.plan.ledger import misses_in
 from laconic.plan.measured import Measured
 from laconic.plan.measured_tables import read_measured
@@ -216,21 +217,32 @@ class _Reader:
             for j, b in enumerate(placed):
                 if i != j:
                     self._told(lambda a=a, b=b: cluster.line(a, b))  # type: ignore[misc]
-        # What was measured was not typed.
-        self._in_line(cluster, list(dict.fromkeys(placed)), raw.get("checked", found is not None))
+        self._in_line(cluster, list(dict.fromkeys(placed)), raw.get("checked", False))
         return cluster
 
     def _in_line(self, cluster: Cluster, machines: Sequence[Machine], checked: Any) -> None:
-        """Ask about a link that is far from those beside it, unless the file says that it is right."""
+        """Ask about a link that is far from those beside it, unless the file says that it is right.
+
+        What was measured was not typed: there only what is far from the measurement is asked about.
+        """
         if not isinstance(checked, bool):
             raise self._wrong(f"checked must be true or false, got {checked!r}")
         if checked:
             return
+        by_name = {machine.name: machine for machine in machines}
+        if cluster.measured is not None:
+            for (a, b), link in cluster.measured.links.items():
+                if link.alone is not None and a in by_name and b in by_name and link.alone.median > 0:
+                    stated = cluster.line(by_name[a], by_name[b]).bandwidth
+                    self._told(partial(as_measured, (a, b), stated, link.alone.median, "bytes a second"))
+            return
         lines = [[None if a is b else cluster.line(a, b) for b in machines] for a in machines]
-        names = [machine.name for machine in machines]
+        names, groups = [machine.name for machine in machines], [machine.group for machine in machines]
         for what, unit, near in (("bandwidth", "bytes a second", 1), ("latency", "seconds", -1)):
             table = np.array([[0.0 if line is None else getattr(line, what) for line in row] for row in lines])
-            self._told(lambda words=(table, what, unit, near): in_line(names, *words))  # type: ignore[misc]
+            self._told(partial(in_line, names, table, what, unit, near, groups))
+        ends = {key: [getattr(machine, key) for machine in machines] for key in ("up", "down")}
+        self._told(lambda: ends_in_line(names, ends, "bytes a second"))
 
     def _machine(self, number: int, entry: dict[str, Any]) -> Machine:
         name = self._text(entry, "name", "")

@@ -12,9 +12,14 @@ from laconic.plan.cluster import read_cluster
 NAMES = ["attic", "barn", "cellar", "dairy"]
 
 
-def text(bandwidth, latency=None, top=""):
+def text(bandwidth, latency=None, top="", each=()):
+    """A file; ``each`` is what else stands of each machine."""
     names = NAMES[: len(bandwidth)]
-    machines = "".join(f'[[machines]]\nname = "{name}"\nmemory = 16e9\nflops = 20e9\n' for name in names)
+    each = each or [""] * len(names)
+    machines = "".join(
+        f'[[machines]]\nname = "{name}"\nmemory = 16e9\nflops = 20e9\n{more}\n'
+        for name, more in zip(names, each, strict=True)
+    )
     latency = latency or [[0.01] * len(names)] * len(names)
     places = ", ".join(f'"{name}"' for name in names)
     return f"{top}\n{machines}[between]\nplaces = [{places}]\nbandwidth = {bandwidth}\nlatency = {latency}\n"
@@ -73,10 +78,72 @@ def test_of_two_machines_the_two_directions_are_neighbours(read):
         read(text([[1e9, 5e9], [4e6, 1e9]]))
 
 
-def test_rooms_with_a_slow_line_between_are_not_questioned_nor_are_two_machines_side_by_side(read):
-    fast, slow = 1e10, 1e6
-    for rooms in ([0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 2], [0, 0, 1]):
-        assert read(text([[fast if a == b else slow for a in rooms] for b in rooms]))
+FAST, SLOW = 1e10, 1e6
+
+
+def rooms_of(rooms):
+    return [[FAST if a == b else SLOW for a in rooms] for b in rooms]
+
+
+@pytest.mark.parametrize("rooms", [[0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 2], [0, 0, 1]])
+def test_rooms_that_have_names_are_not_questioned(read, rooms):
+    assert read(text(rooms_of(rooms), each=[f'group = "room{room}"' for room in rooms]))
+
+
+def test_nor_are_several_rooms_without_names(read):
+    assert read(text(rooms_of([0, 0, 1, 1])))
+
+
+@pytest.mark.parametrize("rooms", [[0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 2], [0, 0, 1]])
+def test_one_pair_or_one_machine_apart_from_all_others_is_questioned_where_no_group_names_it(read, rooms):
+    with pytest.raises(ConfigError, match=r"10,000 times (more|less) than .*: is it in another unit"):
+        read(text(rooms_of(rooms)))
+
+
+def test_a_slip_that_stands_in_both_directions_is_questioned(read):
+    """Matrices written by hand are mostly symmetric."""
+    slipped = with_one(3e9, 2, 0, with_one(3e9))
+    with pytest.raises(
+        ConfigError, match=r"bandwidth from attic to cellar is 3e\+09 bytes a second, up to 3,000 times"
+    ):
+        read(text(slipped))
+    assert read(text(slipped, each=['group = "hill"', "", 'group = "hill"', ""]))
+
+
+@pytest.mark.parametrize("ways", [("row",), ("column",), ("row", "column")])
+@pytest.mark.parametrize("factor", [1000.0, 1 / 1000])
+def test_a_machine_whose_numbers_are_all_in_another_unit_is_questioned(read, ways, factor):
+    table = [[x * 10 for x in row] for row in [[9, 4, 4, 4], [4, 9, 4, 4], [4, 4, 9, 4], [4, 4, 4, 9]]]
+    table = [[x * 1e6 for x in row] for row in table]
+    for k in range(4):
+        if k != 2 and "row" in ways:
+            table[2][k] *= factor
+        if k != 2 and "column" in ways:
+            table[k][2] *= factor
+    with pytest.raises(ConfigError, match=r"cellar .* is it in another unit"):
+        read(text(table))
+
+
+def test_a_connection_in_another_unit_than_the_others_is_questioned(read):
+    each = ["up = 2e6\ndown = 5e6", "up = 3e6", "up = 3e9", ""]
+    with pytest.raises(
+        ConfigError, match=r"up of cellar is 3e\+09 bytes a second, up to 1,500 times more than the other m"
+    ):
+        read(text(LEVEL, each=each))
+    with pytest.raises(
+        ConfigError, match=r"down of barn is 5e\+09 .* 2,500 times more than its other direction's 2e\+06"
+    ):
+        read(text(LEVEL, each=["", "up = 2e6\ndown = 5e9", "", ""]))
+    assert read(text(LEVEL, each=each, top="checked = true"))
+
+
+def test_a_line_edited_beside_its_measurement_is_questioned(read):
+    spread = "{ values = [1e6, 1.1e6, 1.2e6] }"
+    found = f'[measured]\n[[measured.links]]\nfrom = "attic"\nto = "barn"\nalone = {spread}\n'
+    fine = [[1e9, 1.1e6], [1e9, 1e9]]
+    assert read(text(fine) + found), "what was measured is not asked about, however uneven"
+    with pytest.raises(ConfigError, match=r"from attic to barn is 1.1e\+09 .* 1,000 times more than the same file's"):
+        read(text([[1e9, 1.1e9], [1e9, 1e9]]) + found)
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(2, 7), spread=st.floats(1.0, 900.0))
