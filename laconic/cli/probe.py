@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MACHINE_SHARE = 0.3  # of the seconds, at most, for what each machine does by itself
 MACHINE_SECONDS = 15.0
-SIZES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 MEETING_SECONDS = 60.0  # that workers may take to start and to meet
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -33,13 +33,19 @@ def probe(
         list[str] | None,
         typer.Argument(metavar="HOSTS", help="as ssh takes them; without any, workers on this machine"),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", "-n", help="how many on this machine, without HOSTS")] = 2,
+    workers: Annotated[
+        int, typer.Option("--workers", "-n", help="how many on this machine, without HOSTS", show_default="2")
+    ] = 0,
     link: Annotated[str, typer.Option("--link", help="what their links are held to: RATE[,LATENCY]")] = "",
     link_of: Annotated[list[str] | None, typer.Option("--link-of", help="one that differs, as train has it")] = None,
     cluster: Annotated[str, typer.Option("--cluster", help="in --link's place: the links of this cluster")] = "",
     on: Annotated[
-        str, typer.Option("--on", help="what holds them so: paced, testbed (needs root), or group: nothing")
-    ] = "paced",
+        str,
+        typer.Option(
+            "--on", help="what holds them so: paced, testbed (needs root), or group: nothing", show_default="paced"
+        ),
+    ] = "",
+    testbed: Annotated[bool, typer.Option("--testbed", help="the same as --on testbed")] = False,
     workload: Annotated[str, typer.Option("--workload", help="whose training step is timed on each")] = "shakespeare",
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="of the workload: batch_size=32")] = None,
     compressors: Annotated[str, typer.Option("--compressors", help="to time on each, comma-separated")] = "",
@@ -48,8 +54,10 @@ def probe(
     nbytes: Annotated[str, typer.Option("--bytes", help="how much it may send over all links: 200MB")] = "1GB",
     again: Annotated[bool, typer.Option("--again", help="measure also what the file knows well")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending")] = False,
-    python: Annotated[str, typer.Option("--python", help="which has laconic, on HOSTS")] = "python3",
-    port: Annotated[int, typer.Option("--port", help="of the first of HOSTS, where they meet")] = 29400,
+    python: Annotated[str, typer.Option("--python", help="which has laconic, on HOSTS", show_default="python3")] = "",
+    port: Annotated[
+        int, typer.Option("--port", help="of the first of HOSTS, where they meet", show_default="29400")
+    ] = 0,
     commands: Annotated[
         bool, typer.Option("--print", help="only print what to type on each of HOSTS, where there is no ssh")
     ] = False,
@@ -62,7 +70,7 @@ def probe(
 
     \b
       laconic probe attic cellar user@10.0.0.7 --out home.toml --bytes 200MB
-      laconic probe --workers 3 --link 50mbit,20ms --link-of 2:5mbit --on testbed
+      laconic probe --workers 3 --link 50mbit,20ms --link-of 2:5mbit --testbed
       laconic probe attic cellar --print                 for hosts without ssh, Slurm, Kubernetes
       laconic train shakespeare --simulate --cluster ./home.toml
 
@@ -75,10 +83,17 @@ def probe(
     limit, looking = _bytes(nbytes), _looking(workload, option, compressors)
     if not 1 <= seconds <= 1e6:
         raise ConfigError(f"probe: --seconds must be from 1 to a million, got {seconds:g}")
-    if (hosts or under) and (link or cluster or link_of):
+    if testbed and on not in ("", "testbed"):
+        raise ConfigError(f"probe: --testbed is the same as --on testbed, and --on {on} is given too")
+    on = "testbed" if testbed else on
+    if (hosts or under) and (link or cluster or link_of or on or workers):
         raise ConfigError(
-            "probe: --link, --link-of and --cluster are for workers on this machine; hosts have their own"
+            "probe: --workers, --link, --link-of, --cluster, --on and --testbed are for workers on this machine; hosts "
+            "have their own links, and one worker each"
         )
+    if not hosts and (python or port):
+        raise ConfigError("probe: --python and --port are for HOSTS, which are started over ssh; name them")
+    on, workers, python, port = on or "paced", workers or 2, python or "python3", port or start.PORT
     if commands:
         if not hosts:
             raise ConfigError("probe: --print says what to type on HOSTS; name them")
@@ -88,7 +103,7 @@ def probe(
         typer.echo(start.by_hand(hosts, port, [*said, *(["--again"] if again else []), "--yes"]))
         return
     if under and os.environ["RANK"] != "0":
-        _serve()
+        _serve(looking)
         return
     plan = Plan(out, seconds, limit, again, looking)
     if under:
@@ -125,7 +140,7 @@ class Plan:
         """What the workers are to do, as JSON."""
         from laconic.plan.probing.refine import check_joined, fanned, settled
         from laconic.plan.probing.schedule import experiments, limits
-        from laconic.plan.probing.talk import SILENCE
+        from laconic.plan.probing.talk import GRACE, SILENCE
 
         if len(names) < 2:
             raise ConfigError(f"probe: a link has two ends, and there is {len(names)} machine; name at least two")
@@ -144,18 +159,24 @@ class Plan:
             "limits": limits(planned, left, self.nbytes),
             "looking": looking | ({"workload": ""} if looked else {}),
             "timeout": MEETING_SECONDS,
-            "patience": MEETING_SECONDS + SILENCE + 2 * self.seconds,
+            "patience": MEETING_SECONDS + GRACE + (0.0 if looked else SILENCE) + 2 * self.seconds,
         }
 
     def _looked(self, names: Sequence[str]) -> bool:
-        """Whether the file knows each machine's step of this workload well."""
+        """Whether the file knows each machine's step of this workload, of this very size, well."""
+        from laconic.plan.probing.machine import counted
         from laconic.plan.probing.refine import ENOUGH
+        from laconic.plan.site import DIGITS
+        from laconic.workloads import load
 
         known = {} if self.cluster is None or self.cluster.measured is None else self.cluster.measured.machines
-        wanted = set(self.looking["compressors"])
+        if not self.looking["workload"] or not set(names) <= known.keys():
+            return False
+        workload, wanted = load(self.looking["workload"], self.looking["options"]), set(self.looking["compressors"])
+        work = counted(workload)
         return all(
-            name in known
-            and known[name].workload == self.looking["workload"]
+            known[name].workload == workload.name
+            and math.isclose(known[name].operations, work, rel_tol=DIGITS)
             and (step := known[name].step) is not None
             and step.samples >= ENOUGH
             and wanted <= set(known[name].compressors)
@@ -175,14 +196,14 @@ class Plan:
         typer.echo(f"cluster file: {self.out}")
 
 
-def _serve() -> None:
+def _serve(looking: dict[str, Any]) -> None:
     """This worker's part, where torchrun (Slurm, Kubernetes) started one on each machine."""
     from laconic.plan.probing import talk
     from laconic.plan.probing.worker import greet, joined, look
 
     with joined(None, MEETING_SECONDS) as link:
         greet(link)
-        talk.serve(link, look)
+        talk.serve(link, partial(look, looking))
 
 
 def _lead(plan: Plan, yes: bool) -> None:
@@ -197,7 +218,8 @@ def _lead(plan: Plan, yes: bool) -> None:
         if not _idle(work):
             _agree(plan, work, yes or not sys.stdin.isatty())
         looking = {**work["looking"], "clocks": [hello["clock"] for hello in met]}
-        found = conduct(link, names, work["planned"], work["limits"], look, looking, work["on"], typer.echo)
+        mine = partial(look, plan.looking)
+        found = conduct(link, names, work["planned"], work["limits"], mine, looking, work["on"], typer.echo)
     plan.finish(names, found, "")
 
 
@@ -251,7 +273,7 @@ def _agree(plan: Plan, work: Mapping[str, Any], yes: bool) -> None:
     known = count * (count - 1) - len(flows)
     typer.echo(
         f"{count} machines, {len(flows)} links to measure{f', {known} known well' if known else ''}: "
-        f"sends at most {units.size(most(planned, limits))}, takes about {units.duration(plan.seconds)} at most"
+        f"sends at most {units.size(most(planned, limits))}, takes about {units.duration(plan.seconds)}"
     )
     if not yes and not typer.confirm("Send that much?"):
         raise typer.Exit(1)
@@ -264,7 +286,11 @@ def _idle(work: Mapping[str, Any]) -> bool:
 
 def _bytes(text: str) -> float:
     """Bytes from text such as ``200MB`` or ``1.5GB``."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)b?", text.strip().lower())
-    if match is None or not float(match[1]):
-        raise ConfigError(f"probe: --bytes {text!r} is no size; write it with its unit, such as 200MB or 1.5GB")
-    return float(match[1]) * SIZES[match[2]]
+    from laconic.cli.plan import parse_size
+
+    try:
+        return parse_size(text)
+    except ConfigError:
+        raise ConfigError(
+            f"probe: --bytes {text!r} is no size; write it with its unit, such as 200MB or 1.5GB"
+        ) from None

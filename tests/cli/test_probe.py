@@ -8,10 +8,14 @@ import sys
 
 import pytest
 
+from laconic.cli.probe import Plan
 from laconic.plan.cluster import read_cluster
 from laconic.plan.measured import LinkMeasured, MachineMeasured, Measured, Speed, Spread
+from laconic.plan.probing.machine import counted
 from laconic.plan.probing.refine import refined
 from laconic.plan.writing import write_cluster
+from laconic.workloads import load
+from tests.here import MINE
 from tests.links.workers import free_port
 
 QUICK = ("--seconds", "4", "--compressors", "half", "--workload", "adult")
@@ -55,18 +59,37 @@ def test_a_probe_of_paced_links_finds_them_and_training_reads_its_file(laconic, 
     assert status == 0, errors
 
 
-def test_what_a_file_knows_well_is_not_probed_again(laconic, tmp_path):
+def known_well(folder, name, work):
     link = LinkMeasured(Spread((1e6,) * 3), latency=Spread((0.01,)))
     speed = Speed(Spread((1e9,)), Spread((1e9,)), 0.5)
-    machine = MachineMeasured(8e9, "adult", 1e9, 32, step=Spread((0.5,) * 3), compressors={"half": speed})
+    machine = MachineMeasured(8e9, name, work, 32, step=Spread((0.001,) * 3), compressors={"half": speed})
     names = ("worker0", "worker1")
     found = Measured({names: link, names[::-1]: link}, dict.fromkeys(names, machine))
-    write_cluster(tmp_path / "c.toml", refined(None, None, found, "c"))
+    write_cluster(folder / "c.toml", refined(None, None, found, "c"))
+
+
+def test_what_a_file_knows_well_is_not_probed_again(laconic, tmp_path):
+    known_well(tmp_path, "adult", counted(load("adult", {})))
     before = (tmp_path / "c.toml").read_text()
     status, said, errors = laconic("probe", "--workers", 2, "--link", "100mbit", "--out", "c.toml", *QUICK)
     assert (status, errors) == (0, "")
     assert said == "c.toml knows these 2 machines well; --again measures them all the same\n"
     assert (tmp_path / "c.toml").read_text() == before
+
+
+def test_a_step_is_known_by_its_size_and_a_workload_of_ones_own_by_its_name(tmp_path):
+    names = ["worker0", "worker1"]
+
+    def looked(workload, **options):
+        looking = {"workload": workload, "options": options, "compressors": ["half"]}
+        return not Plan(tmp_path / "c.toml", 20.0, 1e9, False, looking).work(names, "paced")["looking"]["workload"]
+
+    known_well(tmp_path, "shakespeare", counted(load("shakespeare", {})))
+    assert looked("shakespeare")
+    assert not looked("shakespeare", batch_size=3)
+    own = load(MINE, {})
+    known_well(tmp_path, own.name, counted(own))
+    assert looked(str(MINE))
 
 
 @pytest.mark.processes
@@ -128,8 +151,16 @@ def test_what_to_type_where_there_is_no_ssh_is_printed(laconic, monkeypatch):
         (("attic", "attic"), "two workers are on attic"),
         (("attic",), "a link has two ends"),
         (("attic", "cellar", "--link", "5mbit"), "hosts have their own"),
+        (("attic", "cellar", "--on", "testbed"), "hosts have their own"),
+        (("attic", "cellar", "--testbed"), "hosts have their own"),
+        (("attic", "cellar", "--workers", 5), "hosts have their own"),
+        (("--python", "python3.12"), "--python and --port are for HOSTS"),
+        (("--port", 5), "--python and --port are for HOSTS"),
+        (("--testbed", "--on", "paced"), "--testbed is the same as --on testbed, and --on paced is given too"),
+        (("--bytes", "200"), "'200' is no size; write it with its unit"),
+        (("--", "-oProxyCommand=x", "cellar"), "'-oProxyCommand=x' is no host"),
         (("--print",), "name them"),
-        (("--bytes", "100kB"), "2 links measured once take at least 622 kB, and the limit is 100 kB; raise --bytes"),
+        (("--bytes", "100kB"), "2 links measured once take at least 623 kB, and the limit is 100 kB; raise --bytes"),
         (("--bytes", "many"), "'many' is no size; write it with its unit"),
         (("--seconds", 0.1), "--seconds must be from 1 to a million, got 0.1"),
         (("--workers", 20, "--seconds", 5), "380 links measured once take at least"),

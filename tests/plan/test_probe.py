@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laconic.errors import ConfigError
-from laconic.links import simulated
+from laconic.errors import ConfigError, PeerError
+from laconic.links import kernel, simulated
 from laconic.links.network import Connection, Network, of_cluster, on_the_wire, parse
 from laconic.plan.cluster import read_cluster
 from laconic.plan.measured import Fan, LinkMeasured, MachineMeasured, Measured, Spread
@@ -120,6 +120,64 @@ def test_a_limit_is_kept_and_what_it_left_out_is_said(seconds, nbytes):
     assert found.seconds <= seconds * 1.1
     assert len(found.links) == 12
     assert any("left out, for the limits" in note for note in found.notes)
+
+
+def test_on_long_links_each_is_measured_once_and_it_is_said_that_this_took_longer():
+    found, *_ = probed(parse("20mbit,300ms", 6), seconds=12.0)
+    assert len(found.links) == 30
+    assert 12 < found.seconds < 20  # 5 rounds of 11 round trips would take 33 by themselves
+    assert any("where 12.0 s were meant: each is measured once" in note for note in found.notes)
+
+
+def test_a_peer_that_falls_silent_is_given_up_soon_after_the_probes_own_time():
+    planned = experiments(3)
+    bound = limits(planned, 10.0, 1e9)
+    gone = {}
+
+    def worker(link):
+        if link.rank == 1:
+            talk.ready(link)
+            talk.heard(link, 0)
+            link.recv(0, timeout=1e6)  # it has an order, and never answers
+        try:
+            if link.rank:
+                talk.serve(link, look)
+            else:
+                conduct(link, ["a", "b", "c"], planned, bound, look, {"workload": "", "clocks": ["one"] * 3}, "x")
+        except PeerError:
+            gone[link.rank] = link.now()
+            raise
+
+    with pytest.raises(PeerError):
+        simulated.run(parse("20mbit,5ms", 3), worker)
+    assert gone[0] < 10 + 2 * talk.GRACE
+
+
+def test_what_was_sent_again_is_counted_from_before_anything_is_sent(monkeypatch):
+    order = []
+
+    class Handle:
+        def __init__(self, value):
+            self.value = value
+
+        def result(self):
+            return self.value
+
+    class Link:
+        def lane(self, name):
+            return self
+
+        def start(self, run, *given):
+            order.append(run.__name__)
+            return Handle(0 if run is talk.pour else [])
+
+    def wire(link, peer):
+        order.append("wire")
+        return kernel.Connection(0, 0, 0, 0)
+
+    monkeypatch.setattr(talk, "wire", wire)
+    talk.flows(Link(), [1], [1], 1000, 1.0)
+    assert order.index("wire") < order.index("pour")
 
 
 def test_what_is_known_well_is_not_measured_again_and_what_is_new_is(tmp_path):

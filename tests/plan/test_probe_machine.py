@@ -41,7 +41,7 @@ def test_a_look_finds_every_part_and_comes_back_from_a_file_as_it_was():
         f + b <= s for f, b, s in zip(found.forward.values, found.backward.values, found.step.values, strict=True)
     )
     assert found.flops == found.operations / found.step.median
-    assert found.operations == machine._counted(load("adult", {}))
+    assert found.operations == machine.counted(load("adult", {}))
     assert found.compressors["half"].nbytes == pytest.approx(0.5, abs=1e-3)
     assert found.compressors["int8"].nbytes == pytest.approx(0.25, abs=0.02)
     assert min(found.copy.values) > 1e6
@@ -58,11 +58,17 @@ def test_timed_sums_are_what_the_rates_of_memory_and_additions_are_fitted_from()
     assert gamma + delta > 0
 
 
-def test_something_is_timed_three_times_at_least_and_fifteen_at_most():
-    calls = []
-    assert len(machine.timed(lambda: calls.append(1), 0.0)) == 3
-    assert len(calls) == 5  # two warm-ups
-    assert len(machine.timed(int, 60.0)) == 15
+@pytest.mark.parametrize(("each", "runs", "counted"), [(20.0, 1, 1), (4.0, 2, 1), (2.0, 4, 2), (0.01, 17, 15)])
+def test_something_is_timed_fifteen_times_at_most_and_never_begun_beyond_its_time(monkeypatch, each, runs, counted):
+    now, calls = [0.0], []
+
+    def run():
+        calls.append(1)
+        now[0] += each
+
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: now[0])
+    assert machine.timed(run, 7.5) == pytest.approx([each] * counted)
+    assert len(calls) == runs
 
 
 def test_what_cannot_be_measured_is_said(tmp_path):

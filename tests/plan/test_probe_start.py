@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from laconic.errors import ProbeFailed
-from laconic.plan.probing import start
+from laconic.errors import ConfigError, ProbeFailed
+from laconic.plan.measured import MachineMeasured
+from laconic.plan.probing import start, worker
 
 SAY = "import json, os, signal, sys, time; work = json.loads(sys.stdin.readline()); say = lambda **what: print(json.dumps(what), flush=True); "  # noqa: E501
 WORK = {"names": ["attic", "cellar"], "patience": 20.0}
@@ -31,7 +33,41 @@ def test_what_worker_0_found_is_returned_and_nobody_is_left():
 
 
 def test_what_is_no_line_of_ours_is_passed_over():
-    assert run("print('motd: welcome'); say(found={})", WAIT)[0] == {}
+    for said in ("motd: welcome", "42", '"hi"', "[]", "null", '{"x": 1}'):
+        assert run(f"print({said!r}); say(found={{}})", WAIT)[0] == {}
+
+
+def test_an_error_without_a_word_on_peers_is_told():
+    with pytest.raises(ProbeFailed, match="probe: attic: no room"):
+        run("say(error='no room'); sys.exit(2)", WAIT)
+
+
+def test_workers_have_one_secret_that_nobody_else_hears():
+    found, _ = run("say(found={'secret': work['secret']})", WAIT)
+    assert len(bytes.fromhex(found["secret"])) == 16
+    asked = {}
+    store = worker.Sealed(SimpleNamespace(set=asked.__setitem__, get=lambda key: key.encode()), found["secret"])
+    store.set(worker.SECRET, "worker 0's own")
+    store.set("laconic/address/0", "here 1")
+    assert asked == {"laconic/address/0": "here 1"}
+    assert (store.get(worker.SECRET), store.get("laconic/address/1")) == (
+        found["secret"].encode(),
+        b"laconic/address/1",
+    )
+
+
+def test_a_worker_runs_what_its_starter_said_and_not_what_it_is_ordered(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(worker.machine, "look", lambda **given: seen.update(given) or MachineMeasured(memory=1.0))
+    order = {"workload": "/tmp/theirs.py", "options": {"x": 1}, "compressors": [], "seconds": 1.0}
+    mine = {"workload": "adult", "options": {}, "compressors": ["half"]}
+    assert worker.look(mine, {**order, "sharing": 1, "rank": 0, "workers": 2}) == {"memory": 1.0}
+    assert (seen["workload"], seen["options"], seen["compressors"]) == ("adult", {}, ["half"])
+
+
+def test_a_host_that_ssh_would_take_as_an_option_is_refused():
+    with pytest.raises(ConfigError, match="'-oProxyCommand=x' is no host"):
+        start.over_ssh(["a", "-oProxyCommand=x"], "python3", 29400, WORK, print)
 
 
 def test_the_cause_is_told_and_not_its_effect_on_the_others():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from laconic.bench import units
 from laconic.errors import ConfigError
 from laconic.links.base import Link
 from laconic.plan.measured import Fan, LinkMeasured, MachineMeasured, Measured, Spread, spread
@@ -31,6 +32,8 @@ from laconic.plan.probing.schedule import (
 )
 
 Look = Callable[[talk.Order], talk.Answer]
+PING_SHARE = 0.5  # of an experiment's part of the time, for pings; the rest is left for their flows
+LATE = 1.1  # times its seconds from which on a probe says that it took longer
 SHARED = 1.05  # alone over together: from here on something between the pairs is shared
 
 
@@ -76,6 +79,7 @@ def conduct(
     if looking.get("workload"):
         tell("each machine by itself: a training step, memory, compressors")
         machines = _looked(link, names, look, looking)
+    link.timeout = limits.seconds + talk.GRACE  # from here on nobody is busy with itself
     begun, notes, left_out, aside = link.now(), Notes(), [], 0.0
     for place, experiment in enumerate(planned):
         delay = max((_around(notes, flow) for flow in experiment.flows), default=0.0)
@@ -84,16 +88,22 @@ def conduct(
             left_out.append(experiment)
             continue
         aside += beside(experiment)
+        still = sum(other.essential for other in planned[place:])
+        share = (limits.seconds - spent) / max(1, still)
         if experiment.kind == LATENCY:
-            _pinged(link, experiment, notes, looking["clocks"])
+            _pinged(link, experiment, PING_SHARE * share, notes, looking["clocks"])
         else:
-            still = sum(other.essential for other in planned[place:])
-            longest = max(LEAST_SECONDS, (limits.seconds - spent) / max(1, still))
+            longest = max(LEAST_SECONDS, share - 2 * delay)
             _flowed(link, experiment, flow_bytes(experiment, limits), min(longest, length(limits, delay)), notes)
     for peer in link.peers():
         talk.say(link, peer, {"do": "end"})
     seconds = link.now() - begun
     sentences = [*told(left_out), *remarks(notes, names)]
+    if seconds > LATE * limits.seconds:
+        sentences.append(
+            f"links took {units.duration(seconds)} where {units.duration(limits.seconds)} were meant: each is measured "
+            "once in any case"
+        )
     links = _links(notes, names)
     for a, b in {flow for experiment in planned if experiment.kind == TOGETHER for flow in experiment.flows}:
         if not notes.rates[TOGETHER][a, b] and not notes.rates[ALONE][a, b]:
@@ -119,10 +129,11 @@ def _looked(link: Link, names: Sequence[str], look: Look, order: talk.Order) -> 
     return read_measured(raw, names).machines
 
 
-def _pinged(link: Link, experiment: Experiment, notes: Notes, clocks: Sequence[str]) -> None:
+def _pinged(link: Link, experiment: Experiment, seconds: float, notes: Notes, clocks: Sequence[str]) -> None:
     orders: dict[int, talk.Order] = {}
     for a, b in experiment.flows:
-        orders |= {a: {"do": "ping", "peer": b, "leads": True}, b: {"do": "ping", "peer": a, "leads": False}}
+        for rank, peer in ((a, b), (b, a)):
+            orders[rank] = {"do": "ping", "peer": peer, "leads": rank == a, "seconds": seconds}
     answers = _ordered(link, orders)
     for a, b in experiment.flows:
         found = answers[a]
@@ -182,7 +193,7 @@ def _ordered(link: Link, orders: Mapping[int, talk.Order]) -> dict[int, talk.Ans
     """Give each its order, do mine, and wait for all answers."""
     for rank in sorted(orders, reverse=True):
         if rank:
-            talk.say(link, rank, orders[rank])
+            talk.say(link, rank, {**orders[rank], "patience": link.timeout})
     answers = {0: talk.obey(link, orders[0], _nothing)} if 0 in orders else {}
     return answers | {rank: talk.heard(link, rank) for rank in orders if rank}
 

@@ -32,7 +32,7 @@ SUMMED = 1 << 24  # bytes of each tensor that is summed
 SUMS = (2, 4, 8)
 LOOPED = 1 << 25  # bytes to this machine itself
 WARM_UPS = 2
-LEAST, MOST = 3, 15  # times that something is timed
+MOST = 15  # times that something is timed
 STEPS_SHARE = 0.5  # of the seconds, for training steps; the rest is divided by what there is to do
 
 
@@ -66,16 +66,17 @@ def look(
 
 
 def timed(run: Callable[[], Any], seconds: float, warm_ups: int = WARM_UPS) -> list[float]:
-    """Seconds of each run, for about so long: 3 to 15 times, after some that do not count."""
-    for _ in range(warm_ups):
-        run()
+    """Seconds of each run, 15 at most; once ``seconds`` are over none is begun.
+
+    The first ``warm_ups`` do not count, where there are others: what takes longer than its time is run once.
+    """
     times: list[float] = []
     until = time.perf_counter() + seconds
-    while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < until):
+    while not times or (len(times) < warm_ups + MOST and time.perf_counter() < until):
         begun = time.perf_counter()
         run()
         times.append(time.perf_counter() - begun)
-    return times
+    return times[min(warm_ups, len(times) - 1) :]
 
 
 def per_second(amount: float, times: Sequence[float]) -> Spread:
@@ -140,7 +141,7 @@ def loopback() -> None:
 def _step(workload: Workload, seconds: float, rank: int, workers: int) -> dict[str, Any]:
     """A step's seconds, forward and backward apart, its operations and what it takes of memory."""
     workload.check(rank, workers)
-    work = _counted(workload)
+    work = counted(workload)
     before = _resident(peak=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -164,12 +165,12 @@ def _step(workload: Workload, seconds: float, rank: int, workers: int) -> dict[s
 
         _forget_peak()
         try:
-            counted = len(timed(step, seconds))
+            times = len(timed(step, seconds))
         except LaconicError:
             raise
         except Exception as error:
             raise WorkloadError(f"{workload.name}: a training step failed: {type(error).__name__}: {error}") from error
-    kept = slice(-min(counted, KEPT), None)
+    kept = slice(-min(times, KEPT), None)
     return {
         "workload": workload.name,
         "operations": work,
@@ -181,7 +182,11 @@ def _step(workload: Workload, seconds: float, rank: int, workers: int) -> dict[s
     }
 
 
-def _counted(workload: Workload) -> float:
+def counted(workload: Workload) -> float:
+    """Operations of a step, forward and backward.
+
+    Raises: ConfigError if none are counted.
+    """
     try:
         work = operations(workload)
     except ConfigError:

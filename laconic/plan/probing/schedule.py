@@ -10,15 +10,16 @@ from laconic.bench import units
 from laconic.errors import ConfigError
 from laconic.links.network import FRAMES
 
-PINGS = 11  # the first two are warm-ups
-PING_BYTES = 2 * PINGS * 256  # messages of a few numbers, and their acknowledgements
+PINGS = 11  # at most
+WARM_UPS = 2  # of them
+PING_BYTES = 2 * (PINGS + 1) * 256  # messages of a few numbers, and their acknowledgements
 ORDER_BYTES = 1 << 14  # of an experiment's orders and answers, for each who takes part
 CURVE_BYTES = 1 << 10  # of what came when, for each flow of many
 WANTED_BYTES = 16 << 20  # of one flow: past any shaper's burst, and long enough on links of 1 Gbit/s
 LEAST_BYTES = 1 << 18  # under which a shaper's burst may be all that is seen
 WANTED_SECONDS = 1.0
 LEAST_SECONDS = 0.2
-AROUND_SECONDS = 0.05  # of an experiment, beside its flows: orders, answers, what drains
+AROUND_SECONDS = 0.05  # of an experiment, beside its flows and two round trips: orders, answers, what drains
 LONGEST_STRETCH = 6.0  # times the usual length, for a flow on a link of long delay
 REPEATS = 3
 LATENCY, TOGETHER, ALONE, OUT, INTO = "latency", "together", "alone", "out", "into"
@@ -170,7 +171,7 @@ def length(limits: Limits, delay: float) -> float:
 
 def fits(experiment: Experiment, limits: Limits, spent_seconds: float, spent_bytes: float, delay: float = 0.0) -> bool:
     """Whether there is time and are bytes left for an experiment, by the most that it may take."""
-    takes = AROUND_SECONDS + (0.0 if experiment.kind == LATENCY else length(limits, delay))
+    takes = AROUND_SECONDS + 2 * delay + (0.0 if experiment.kind == LATENCY else length(limits, delay))
     return spent_seconds + takes <= limits.seconds and spent_bytes + cost(experiment, limits) <= limits.nbytes
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ GRACE_SECONDS = 3.0  # for the workers to end, once their standard input has
 RUSH_SECONDS = 1.0  # in which the cause of a failure may be told after its effects
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={REACH_SECONDS}"]
 PORT = 29400  # where workers on several hosts meet
+OURS = {"found", "told", "error"}  # what a worker's line may say
 
 Tell = Callable[[str], None]
 
@@ -63,8 +65,12 @@ def in_testbed(network: Network, work: Mapping[str, Any], tell: Tell) -> dict[st
 def over_ssh(hosts: Sequence[str], python: str, port: int, work: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     """Run a probe with a worker on each host, started by ssh; the first is where they meet.
 
-    Raises: ConfigError without ssh; ProbeFailed for a host that cannot be reached, or where laconic does not start.
+    Raises: ConfigError without ssh, or for a name that it would take as an option; ProbeFailed for a host that cannot
+            be reached, or where laconic does not start.
     """
+    for host in hosts:
+        if host.startswith("-"):
+            raise ConfigError(f"probe: {host!r} is no host: ssh would take it as an option")
     if shutil.which("ssh") is None:
         raise ConfigError(
             "probe: there is no ssh on this machine; start the workers yourself, as `laconic probe --print` says"
@@ -108,7 +114,7 @@ def _run(
     start: Callable[..., subprocess.Popen[str]], work: Mapping[str, Any], tell: Tell, hosts: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Start the workers, give each its work, and wait for what worker 0 has found; none is left when it returns."""
-    size = len(work["names"])
+    size, work = len(work["names"]), {**work, "secret": secrets.token_hex(16)}
     said: queue.SimpleQueue[tuple[int, dict[str, Any] | None]] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         processes: list[subprocess.Popen[str]] = []
@@ -133,8 +139,10 @@ def _hear(
 ) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        with contextlib.suppress(ValueError):  # what is not ours to read
-            said.put((rank, json.loads(line)))
+        with contextlib.suppress(ValueError):
+            told = json.loads(line)
+            if isinstance(told, dict) and told.keys() & OURS:  # else a shell has said it as it started
+                said.put((rank, told))
     process.wait()
     said.put((rank, None))
 
@@ -165,7 +173,7 @@ def _result(
             tell(line["told"])
         elif "error" in line:
             sentence = f"probe: {names[rank]}: {line['error']}"
-            if not line["peer"]:
+            if not line.get("peer"):
                 raise ProbeFailed(sentence)
             effects.append(sentence)
             deadline = min(deadline, time.monotonic() + RUSH_SECONDS)

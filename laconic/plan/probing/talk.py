@@ -17,7 +17,7 @@ from laconic.links.paced import PacedLink
 from laconic.links.tcp import TcpLink
 from laconic.packet import Packet, message_nbytes
 from laconic.plan.probing.curve import POINTS, thinned
-from laconic.plan.probing.schedule import PINGS, Pair
+from laconic.plan.probing.schedule import PINGS, WARM_UPS, Pair
 
 STOP = 1  # the channel on which a receiver tells that it has heard enough
 ENVELOPE = 16  # bytes around a message
@@ -28,6 +28,7 @@ CHUNKS = 16  # of a thread's part of a flow, at least
 STREAMS = 2  # threads that send to one peer: while a message leaves, the next is ready, or the link would idle
 UNSENT = 1 << 16  # bytes that may wait in the sender's kernel
 SILENCE = 300.0  # seconds for which a worker may be busy with itself: loops are compiled on their first day
+GRACE = 30.0  # seconds beyond a probe's own, for which a worker is waited for once links are measured
 
 Order = dict[str, Any]
 Answer = dict[str, Any]
@@ -50,6 +51,7 @@ def serve(link: Link, look: Callable[[Order], Answer]) -> None:
         order = heard(link, 0)
         if order["do"] == "end":
             return
+        link.timeout = float(order.get("patience", link.timeout))
         say(link, 0, obey(link, order, look))
 
 
@@ -66,29 +68,37 @@ def obey(link: Link, order: Order, look: Callable[[Order], Answer]) -> Answer:
     if order["do"] == "look":
         return look(order)
     if order["do"] == "ping":
-        return ping(link, order["peer"], order["leads"])
+        return ping(link, order["peer"], order["leads"], order["seconds"])
     return flows(link, order["send"], order["hear"], order["nbytes"], order["seconds"])
 
 
 # -- latency --------------------------------------------------------------------------------------------------------
 
 
-def ping(link: Link, peer: int, leads: bool) -> Answer:
-    """Small messages there and back; the one who leads knows, by each one's own clock, how long each took."""
-    there, back, around = [], [], []
-    for _ in range(PINGS):
-        if leads:
-            left = link.now()
-            say(link, peer, {"left": left})
-            answer, came = heard(link, peer), link.now()
-            there.append(answer["came"] - left)
-            back.append(came - answer["left"])
-            around.append((came - left) - (answer["left"] - answer["came"]))
-        else:
-            heard(link, peer)
+def ping(link: Link, peer: int, leads: bool, seconds: float) -> Answer:
+    """Small messages there and back; the one who leads knows, by each one's own clock, how long each took.
+
+    Once ``seconds`` are over none is begun. The first two are warm-ups, where there are others.
+    """
+    there: list[float] = []
+    back: list[float] = []
+    around: list[float] = []
+    if not leads:
+        while not heard(link, peer).get("end"):
             came = link.now()
             say(link, peer, {"came": came, "left": link.now()})
-    return {"there": there[2:], "back": back[2:], "around": around[2:]}
+        return {"there": there, "back": back, "around": around}
+    begun = link.now()
+    while not around or (len(around) < PINGS and link.now() - begun < seconds):
+        left = link.now()
+        say(link, peer, {"left": left})
+        answer, came = heard(link, peer), link.now()
+        there.append(answer["came"] - left)
+        back.append(came - answer["left"])
+        around.append((came - left) - (answer["left"] - answer["came"]))
+    say(link, peer, {"end": True})
+    first = min(WARM_UPS, len(around) - 1)
+    return {"there": there[first:], "back": back[first:], "around": around[first:]}
 
 
 # -- flows ----------------------------------------------------------------------------------------------------------
@@ -97,13 +107,13 @@ def ping(link: Link, peer: int, leads: bool) -> Answer:
 def flows(link: Link, to: list[int], sources: list[int], nbytes: int, seconds: float) -> Answer:
     """Send to some and hear others, all at once; what came when, and what was sent, by the peer's rank."""
     halted: set[int] = set()
+    before = {peer: wire(link, peer) for peer in to}
     hearing = {source: link.lane(f"hear {source}").start(listen, link, source, seconds) for source in sources}
     stopping = link.lane("stops").start(await_stops, link, to, halted) if to else None
     sending = {
         peer: [link.lane(f"send {peer} {i}").start(pour, link, peer, nbytes // STREAMS, halted) for i in range(STREAMS)]
         for peer in to
     }
-    before = {peer: wire(link, peer) for peer in to}
     points = max(12, min(POINTS, 256 // max(1, len(sources))))
     came = {str(source): thinned(handle.result(), points) for source, handle in hearing.items()}
     sent = {}

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from laconic import __version__
@@ -27,13 +28,15 @@ from laconic.plan.probing import machine, talk
 from laconic.plan.probing.conduct import conduct
 from laconic.plan.probing.schedule import Experiment, Limits
 
+SECRET = "laconic/secret"  # as the link asks a store for it
+
 
 def main() -> int:
     """Take part in the probe that standard input describes; the exit status."""
     work = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_starter, daemon=True).start()
     try:
-        with joined(work["network"], work["timeout"]) as link:
+        with joined(work["network"], work["timeout"], work["secret"]) as link:
             found = take_part(link, work, lambda sentence: _say({"told": sentence}))
             if found is not None:
                 _say({"found": tables_of(found)})
@@ -44,9 +47,32 @@ def main() -> int:
     return 0
 
 
-def joined(network: Mapping[str, Any] | None, timeout: float) -> Link:
-    """This worker's link: paced as ``network``, the fields of one, says; or over TCP on the network as it is."""
+class Sealed:
+    """A store that knows the workers' secret from elsewhere: nobody can ask for it over the network."""
+
+    def __init__(self, store: Any, secret: str) -> None:
+        self._store, self._secret = store, secret
+
+    def set(self, key: str, value: str) -> None:
+        """As the store has it, but for the secret."""
+        if key != SECRET:
+            self._store.set(key, value)
+
+    def get(self, key: str) -> bytes:
+        """As the store has it, but for the secret."""
+        return self._secret.encode() if key == SECRET else bytes(self._store.get(key))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def joined(network: Mapping[str, Any] | None, timeout: float, secret: str = "") -> Link:
+    """This worker's link: paced as ``network``, the fields of one, says; or over TCP on the network as it is.
+
+    Without a ``secret``, 16 bytes in hexadecimal, worker 0 makes one and the store that they meet at has it.
+    """
     rank, size, store = rendezvous(timeout)
+    store = Sealed(store, secret) if secret else store
     if network:
         return PacedLink(rank, size, store, _network(network), timeout=timeout)
     return TcpLink(rank, size, store, timeout=timeout)
@@ -56,14 +82,15 @@ def take_part(link: Link, work: Mapping[str, Any], tell: Callable[[str], None]) 
     """Worker 0 conducts what is planned, and has what was found; the others serve."""
     if link.rank:
         greet(link)
-        talk.serve(link, look)
+        talk.serve(link, partial(look, work["looking"]))
         return None
     clocks = [hello["clock"] for hello in meet(link)]
     planned = [
         Experiment(kind, tuple((a, b) for a, b in flows), essential) for kind, flows, essential in work["planned"]
     ]
     looking = {**work["looking"], "clocks": clocks}
-    return conduct(link, work["names"], planned, Limits(*work["limits"]), look, looking, work["on"], tell)
+    mine = partial(look, work["looking"])
+    return conduct(link, work["names"], planned, Limits(*work["limits"]), mine, looking, work["on"], tell)
 
 
 def hello() -> dict[str, str]:
@@ -92,10 +119,11 @@ def meet(link: Link) -> Sequence[dict[str, str]]:
     return found
 
 
-def look(order: talk.Order) -> talk.Answer:
-    """Measure this machine as an order says."""
-    names = ("workload", "options", "compressors", "seconds", "sharing", "rank", "workers")
-    found = Measured(machines={"me": machine.look(**{name: order[name] for name in names})})
+def look(mine: Mapping[str, Any], order: talk.Order) -> talk.Answer:
+    """Measure this machine when ordered to. What is run here is ``mine`` to know, from who started this worker."""
+    own = {name: mine[name] for name in ("workload", "options", "compressors")}
+    told = {name: order[name] for name in ("seconds", "sharing", "rank", "workers")}
+    found = Measured(machines={"me": machine.look(**own, **told)})
     return {key: value for key, value in tables_of(found)["machines"][0].items() if key != "name"}
 
 
