@@ -64,8 +64,9 @@ def attach(
 
     ``method`` is the name of one (``laconic methods`` lists them; ``settings`` change its defaults), a nesting, or the
     path of a recipe (``.toml``), of which method, settings, seed and clip are taken. Without a link, torchrun's
-    environment gives one over torch's process group. ``clip`` bounds the norm of the gradient that the optimizer steps
-    with. All workers start from rank 0's weights.
+    environment gives one over torch's process group, and the recipe says what is known of the links if its workers are
+    as many. ``clip`` bounds the norm of the gradient that the optimizer steps with. All workers start from rank 0's
+    weights.
 
     In the loop: ``loss.backward()``, then ``sync.step()`` in the optimizer's place::
 
@@ -77,6 +78,7 @@ def attach(
 
     Raises: ConfigError, ClashError: what cannot be trained so, each with a sentence.
     """
+    recipe = None
     if isinstance(method, str) and method.endswith(".toml"):
         from laconic.recipe import read_recipe, seeded
 
@@ -88,6 +90,8 @@ def attach(
         from laconic.links.process_group import process_group
 
         link = process_group()
+        if recipe is not None:
+            link.network = recipe.links_of(link.size)
     return Attached(model, optimizer, sync, link, clip=clip, bucket_bytes=bucket_bytes)
 
 

@@ -24,7 +24,7 @@ from laconic.compress import e3m0 as e3m0_compressor
 from laconic.compress import econtrol as econtrol_compressor
 from laconic.compress import ef21 as ef21_compressor
 from laconic.errors import ClashError, ConfigError, unknown
-from laconic.exchange import Exchange, everyone, neighbours, pairs, push_sum, two_phase, with_momentum
+from laconic.exchange import Exchange, everyone, neighbours, pairs, planned, push_sum, two_phase, with_momentum
 from laconic.exchange import accordion as accordion_exchange
 from laconic.exchange import adaptive as adaptive_exchange
 from laconic.exchange import graph as graph_exchange
@@ -137,8 +137,13 @@ def _compressor(compress: Compress, default: Compressor, feedback: bool) -> Comp
     return error_feedback(chosen) if feedback and chosen.name != "identity" else chosen
 
 
-def _everyone(compressor: Compressor, rule: Rule | None, feedback: bool) -> Exchange:
-    """Everyone with everyone, in two phases where packets hold all values and cannot be added in flight."""
+def _everyone(compressor: Compressor, rule: Rule | None, feedback: bool, plan: str | None = None) -> Exchange:
+    """Everyone with everyone, in two phases where packets hold all values and cannot be added in flight.
+
+    With a ``plan`` sums go by it.
+    """
+    if plan is not None:
+        return planned(compressor, plan, combine=rule)
     dense = not (compressor.summable or compressor.sparse or compressor.momentum or compressor.integrate)
     if dense and (rule is None or rule.linear):
         return two_phase(compressor, rule, feedback)
@@ -165,12 +170,13 @@ def _rule(combine: Combine) -> Rule | None:
     wire="2 (n-1)/n x 4 bytes a parameter, each step",
     source="Li et al. 2020, arXiv:2006.15704 (PyTorch DistributedDataParallel)",
 )
-def ddp(compress: Compress = None, feedback: bool = True, combine: Combine = None) -> Sync:
+def ddp(compress: Compress = None, feedback: bool = True, combine: Combine = None, plan: str | None = None) -> Sync:
     """Data-parallel training: average gradients each step.
 
-    compress: a compressor or a list (a chain); feedback: keep what it drops; combine: the rule.
+    compress: a compressor or a list (a chain); feedback: keep what it drops; combine: the rule; plan: by which sums go
+    about (laconic collectives has them): auto for the cheapest on these links, none for the link's own.
     """
-    return every_step(_everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback))
+    return every_step(_everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback, plan))
 
 
 @method(
@@ -184,13 +190,13 @@ def ddp(compress: Compress = None, feedback: bool = True, combine: Combine = Non
     wire="2 (n-1)/n x 2 bytes a parameter, each step",
     source="torch's fp16_compress_hook and bf16_compress_hook",
 )
-def ddp_half(kind: str = "fp16", combine: Combine = None) -> Sync:
+def ddp_half(kind: str = "fp16", combine: Combine = None, plan: str | None = None) -> Sync:
     """Data-parallel training with 16-bit gradients.
 
     kind: fp16 (finer, up to 65504) or bf16 (float32's range; gloo cannot sum it, so a ring over TCP does); combine: the
-    rule.
+    rule; plan: as ddp's.
     """
-    return every_step(everyone(half(kind), _rule(combine)))
+    return every_step(_everyone(half(kind), _rule(combine), False, plan))
 
 
 @method(
@@ -593,15 +599,16 @@ def diloco(
     compress: Compress = None,
     feedback: bool = False,
     combine: Combine = None,
+    plan: str | None = None,
 ) -> Sync:
     """DiLoCo: hundreds of steps alone, then an outer step with momentum.
 
     every: H; lr, momentum, form: the outer step's; warmup_rounds: outer steps over which lr rises; fragments: parts of
     the model that leave in turn; overlap: tau, steps to hide each behind; mixing: the worker's own share when a part
     comes back, none for half where some steps overlap; pattern: strided or sequential; eager: with overlap=every, apply
-    a worker's own part of a change at once; compress, feedback, combine: as ddp's.
+    a worker's own part of a change at once; compress, feedback, combine, plan: as ddp's.
     """
-    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback)
+    talk = _everyone(_compressor(compress, identity(), feedback), _rule(combine), feedback, plan)
     return diloco_sync(talk, every, lr, momentum, form, warmup_rounds, fragments, overlap, mixing, pattern, eager)
 
 

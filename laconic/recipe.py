@@ -164,6 +164,12 @@ class Recipe:
             return Network((Connection(),) * self.workers)
         return parse(self.link, self.workers, self.links)
 
+    def links_of(self, workers: int) -> Network | None:
+        """What it says of the links among so many workers, in messages' rates; None where it says nothing of them."""
+        if workers != self.workers or not (self.cluster or self.link):
+            return None
+        return self.replace(on="paced").network()
+
     def replace(self, **changes: Any) -> Recipe:
         """This recipe with some fields changed."""
         return replace(self, **changes)

@@ -572,7 +572,9 @@ def _link(recipe: Recipe) -> Link:
     if recipe.on == "paced":
         rank, size, store = rendezvous(recipe.timeout)
         return PacedLink(rank, size, store, recipe.replace(workers=size).network(), timeout=recipe.timeout)
-    return process_group(timeout=recipe.timeout)
+    link = process_group(timeout=recipe.timeout)
+    link.network = recipe.links_of(link.size)
+    return link
 
 
 def _ending(recipe: Recipe, link: Link) -> Ending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -35,9 +36,10 @@ def planned(
 ) -> Exchange:
     """:func:`ring`, but by any plan: where links are uneven, fast inside a site and slow between, by sites.
 
-    ``plan`` is one of :data:`laconic.plan.choosing.NAMES`. ``auto`` takes the cheapest for the bytes at hand. Plans are
-    made for the network of ``cluster`` (a shipped one or a file); without it for the one that the link is held to, if
-    it is paced or simulated; and else for even links.
+    ``plan`` is one of :data:`laconic.plan.choosing.NAMES`. ``auto`` takes the cheapest for about the bytes at hand.
+    Plans are made for the network of ``cluster`` (a shipped one or a file); without it for the link's own, where that
+    is known: if it is paced or simulated, on the testbed, or made from a recipe that says what the links are; and else
+    for even links.
 
     Wire:   the plan's: a message for each pair of workers in a round, and in all ``2 (n-1)/n`` times the packets' bytes
             out of each of n workers by ring, rhd (of a power of two), cps, hcps and even sites.
@@ -60,8 +62,9 @@ def planned(
         if link.size == 1:
             return flat
         known = _known(cluster, link.size) or (None if link.network is None else _Same(link.network))
-        ahead = BUFFERS if link.network is None else 0.0
-        return carried(_plan(plan, link.size, flat.numel() * flat.element_size(), known, ahead), flat, link)
+        ahead = BUFFERS if link.buffered else 0.0
+        nbytes = _about(flat.numel() * flat.element_size())
+        return carried(_plan(plan, link.size, nbytes, known, ahead), flat, link)
 
     def among(size: int) -> str:
         made = {text: _plan(plan, size, nbytes, _known(cluster, size), BUFFERS) for text, nbytes in SIZES.items()}
@@ -99,6 +102,11 @@ def _known(cluster: str, size: int) -> _Same | None:
 def _read(cluster: str, changed: int, size: int) -> _Same:
     """A cluster's network: one for all workers of a process, so that its plans are made once."""
     return _Same(of_cluster(read_cluster(cluster), size))
+
+
+def _about(nbytes: int) -> int:
+    """The nearest power of two: buckets of about one size share a plan, and finding one takes a while."""
+    return 1 << round(math.log2(max(1, nbytes)))
 
 
 @lru_cache(maxsize=64)

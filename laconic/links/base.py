@@ -34,10 +34,12 @@ class Link:
     A subclass gives :meth:`send` and :meth:`recv` (and :meth:`close`); the collectives are built from these, and
     a subclass whose engine has native ones overrides them. All workers must call the collectives in one order.
     ``exact``: the meter counts what is sent, and does not reckon it.
+    ``buffered``: what was sent may still be on its way when :meth:`send` returns.
     """
 
     exact = True
-    network: Network | None = None  # what it is held to, where that is known
+    network: Network | None = None  # what it is held to, or runs on, where that is known
+    buffered = True
 
     def __init__(self, rank: int, size: int, timeout: float = PATIENCE) -> None:
         if not 0 <= rank < size:

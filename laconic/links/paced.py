@@ -30,6 +30,7 @@ class PacedLink(TcpLink):
     """
 
     network: Network
+    buffered = False
     _hold = 24 * 3600 * 10**9
 
     def __init__(self, rank: int, size: int, store: Any, network: Network, *, timeout: float = PATIENCE) -> None:

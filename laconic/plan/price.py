@@ -7,10 +7,11 @@ What is stated and not run: the seconds of a step (:class:`laconic.plan.job.Step
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from laconic.links.gloo_ring import LARGEST
 from laconic.links.network import Network
 from laconic.methods import METHODS, build
 from laconic.plan.job import VALUE, Job, Step
@@ -18,6 +19,7 @@ from laconic.plan.running import TAIL, UNKNOWN, Course, Trace, between, bucket_f
 from laconic.sync.base import among
 
 RESERVE = 0.1  # of memory, for what is under way while an exchange runs, and for fragments of free memory
+SEGMENTS = 4_000  # of gloo's sums of the whole model, as many as are run; larger sums are priced as a plain ring's
 FILLED = 20_000_000  # weights of all workers, up to which a method that needs data is given random ones
 
 
@@ -100,6 +102,8 @@ def price(
     given = settings or {}
     sync = build(method, given)
     among(sync, network.workers)
+    if network.gloo and 2 * (network.workers - 1) * VALUE * job.parameters > SEGMENTS * LARGEST:
+        network = replace(network, gloo=False)
     course = course or course_of(sync, (METHODS[method].defaults if method in METHODS else {}) | given, tail)
     small = job.parameters * network.workers <= FILLED
     run = partial(traced, job, network, steps, method, given, course, compressing=compressing, apart=apart)

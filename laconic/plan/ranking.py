@@ -12,6 +12,7 @@ from laconic.bench import units
 from laconic.errors import ConfigError, unknown
 from laconic.methods import METHODS, build
 from laconic.plan.charging import pace_of
+from laconic.plan.groups import Group
 from laconic.plan.job import Job, threads_of
 from laconic.plan.ledger import Learnt
 from laconic.plan.price import RESERVE, Price, price
@@ -19,6 +20,7 @@ from laconic.plan.prior import UNKNOWN as UNRANKED
 from laconic.plan.prior import Prior, Progress, progress
 from laconic.plan.running import TAIL, UNKNOWN
 from laconic.plan.site import Site
+from laconic.plan.sites import sites
 from laconic.sync.timetable import deal
 
 OBJECTIVES = ("time", "bytes", "cost", "carbon")
@@ -30,6 +32,7 @@ JOULES = 3.6e6  # of a kilowatt hour
 TENTH = 0.9
 TENSORS = 800  # sent from worker to worker, one by one; of a larger model neighbouring blocks are merged
 FEWEST_TENSORS = 8
+PLANNED = 24  # workers up to which sums by a plan are offered: among more it takes minutes to find one
 FEW = 4  # workers, up to which more than one step is priced of a method without a period
 
 Told = Callable[[str], None]
@@ -134,11 +137,14 @@ def ways_for(job: Job, site: Site, steps: float) -> list[Way]:
         ("adaptive", {}),
         ("uneven-ddp", {}) if uneven else ("", {}),
     ]
+    planned = {"plan": "auto"} if _in_sites(site) else {}
+    made += [("ddp", planned), ("ddp-half", planned)] if planned else []
     periods = [n for n in (10, 50, 250) if n * FEWEST <= steps]
     for n in periods:
         made += [("diloco", {"every": n}), ("streaming-diloco", _fragments(job, {"every": n, "overlap": 1}))]
         made += [("local-sgd", {"every": n}), ("noloco", {"every": n})] if n <= 50 else []
         made += [("streaming-diloco", _fragments(job, {"every": n, "overlap": 5}))] if n >= 50 else []
+        made += [("diloco", {"every": n, **planned})] if planned else []
         made += [("slowmo", {"every": n}), ("co2", {"every": n})] if n == 50 else []
         made += [("uneven-diloco", {"every": n})] if uneven else []
     if site.workers > 2:
@@ -247,6 +253,13 @@ def _reckoned(
     power = goal.watts * (1 - (1 - IDLE) * found.waiting_share)
     carbon = seconds * site.workers * power / JOULES * goal.intensity
     return Ranked(way, found, needs, tokens, seconds, nbytes, cost, carbon)
+
+
+def _in_sites(site: Site) -> bool:
+    """Whether links are fast inside groups of workers and slow between, so that sums had best go about by a plan."""
+    if not 2 < site.workers <= PLANNED:
+        return False
+    return any(isinstance(member, Group) for member in sites(site.network).members)
 
 
 def _fragments(job: Job, settings: dict[str, Any]) -> dict[str, Any]:

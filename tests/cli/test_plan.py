@@ -10,6 +10,7 @@ from laconic.plan import ledger
 from laconic.plan.ledger import FILE, Miss
 from laconic.recipe import read_recipe
 from tests.here import MINE
+from tests.plan.test_uneven_ways import TWO_SITES
 
 FAST = ("--step-seconds", 0.05, "--methods", "ddp,diloco,noloco", "--tokens", 200_000)
 
@@ -75,6 +76,19 @@ def test_misses_of_earlier_runs_correct_a_plan(laconic, tmp_path):
     )
     assert corrected["ddp"]["step_seconds"] == pytest.approx(3 ** (4 / 6) * plain["ddp"]["step_seconds"])
     assert corrected["ddp"]["terms"]["learnt from earlier runs"] > 0
+
+
+def test_an_emitted_recipe_of_two_sites_sums_by_a_plan_and_trains(laconic, tmp_path):
+    (tmp_path / "two.toml").write_text(TWO_SITES)
+    words = ("--cluster", "two.toml", "--step-seconds", 1, "--methods", "ddp", "--tokens", 2000)
+    status, out, err = laconic("plan", MINE, *words, "--emit", "first.toml")
+    assert status == 0, err
+    recipe = read_recipe(tmp_path / "first.toml")
+    assert (recipe.method, recipe.settings["plan"]) == ("ddp", "auto"), out
+    status, out, err = laconic("train", "--recipe", "first.toml", "--out", "run")
+    assert status == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["predicted"]["bytes_per_step"] == pytest.approx(summary["bytes_out"] / summary["steps"], rel=0.01)
 
 
 @pytest.mark.parametrize(
