@@ -127,7 +127,7 @@ def _missed(predict: Callable[[float, float], float], points: Sequence[Point]) -
 
 
 def _held_out(points: Sequence[Point], law: str) -> dict[str, Any] | None:
-    """How far the largest size is missed by the law of the others; None if these are too few for one."""
+    """How far the largest size is missed by the law of the others; None if these give none."""
     from laconic.plan import farseer
     from laconic.plan import laws as chinchilla
 
@@ -166,7 +166,7 @@ def _page(told: dict[str, Any]) -> list[str]:
     lines += ["", f"It misses these runs by {miss['mean']:.2%} on average, {miss['worst']:.2%} at worst."]
     held = told["held_out"]
     if held is None:
-        lines.append("Without the largest size they are too few for a law, so nothing says how far it can be trusted.")
+        lines.append("Without the largest size they give no law, so nothing says how far it can be trusted.")
     else:
         lines.append(f"Fitted without the largest size, {units.count(held['params'])} parameters, it misses that by "
                      f"{held['mean']:.2%} on average, {held['worst']:.2%} at worst.")  # fmt: skip

@@ -89,7 +89,10 @@ def _toml(path: Path, text: str) -> dict[str, tuple[float, ...]]:
         raw = tomllib.loads(text).get("sites")
         if not isinstance(raw, dict):
             raise ConfigError(f"{path}: a table [sites] was expected, with lines such as oslo = [21, 20.5, …]")
-        return {str(site): tuple(float(grams) for grams in hours) for site, hours in raw.items()}
+        for site, hours in raw.items():
+            if not isinstance(hours, list) or any(isinstance(g, bool) or not isinstance(g, int | float) for g in hours):
+                raise ConfigError(f"{path}: {site} needs a list of numbers, such as [21, 20.5, …], got {hours!r}")
+        return {str(site): tuple(map(float, hours)) for site, hours in raw.items()}
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: no table of intensities ({error})") from None
 
@@ -99,6 +102,9 @@ def _csv(path: Path, text: str) -> dict[str, tuple[float, ...]]:
     if not rows or len(rows[0]) < 2 or rows[0][0].strip() != "hour":
         raise ConfigError(f"{path}: its first line must be hour and the sites' names, such as hour,oslo,sydney")
     names = [name.strip() for name in rows[0][1:]]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{path}: its first line has {twice[0]} twice; give each site one column")
     for number, row in enumerate(rows[1:]):
         if len(row) != len(rows[0]) or row[0].strip() != str(number):
             raise ConfigError(
@@ -176,8 +182,9 @@ def itinerary(table: Intensity, watts: Mapping[str, float], start: int, hours: i
     """At which site to train in each hour, and the grams of that: the best by the table, found by dynamic programming.
 
     ``watts`` are what the work draws at each site, and ``moving`` the joules that bring it to another one, drawn there:
-    its state's bytes and the time that the machines wait for them. A site is kept for ``dwell`` hours at least, so that
-    work does not flap between two that are about equal.
+    its state's bytes and the time that the machines wait for them. A site that work moves to is kept for ``dwell``
+    hours at least before it moves on, so that it does not flap between two that are about equal. Where it begins it may
+    leave at once, and the last stay may end with the hours.
 
     Raises: ConfigError for a site that is not in the table, and hours that are not.
     """

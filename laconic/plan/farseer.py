@@ -99,6 +99,11 @@ def falls(points: Sequence[Point]) -> tuple[Floats, float]:
         for (tokens, loss), (more, later) in pairwise(means):
             rows.append((params, tokens, loss - later))
             ratios.append(more / tokens)
+    if not ratios:
+        raise ConfigError(
+            "Farseer's fit needs several token budgets of each size, and every size here has one; train each for "
+            "--tokens T, 1.41 T, 2 T, …, or fit Chinchilla's law"
+        )
     ratio = float(np.median(ratios))
     if max(abs(one / ratio - 1) for one in ratios) > UNEVEN:
         raise ConfigError(

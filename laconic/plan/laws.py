@@ -18,6 +18,9 @@ from laconic.plan.huber import Floats, Model, log_of_sum, lowest, minimise
 
 FLOPS = 6  # operations of training, a parameter and a token
 LEAST = 6  # points for five unknowns
+STEEPEST = 10.0  # exponent of a law; measured ones are about 0.3
+HUGE = 350.0  # logarithm of what is told at most: two such numbers can be multiplied
+TINY = 1e-300
 SAMPLES = 200  # of a bootstrap
 EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 FLOORS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -47,7 +50,7 @@ class Chinchilla:
 
     def loss(self, params: float, tokens: float) -> float:
         """The loss that ``params`` parameters reach on ``tokens`` tokens."""
-        return self.floor + self.a / params**self.alpha + self.b / tokens**self.beta
+        return self.floor + self.a * _to(params, -self.alpha) + self.b * _to(tokens, -self.beta)
 
     def optimum(self, flops: float) -> tuple[float, float]:
         """The parameters and tokens of least loss that ``flops`` operations of training can pay for.
@@ -61,8 +64,15 @@ class Chinchilla:
                 "fit it to runs of more sizes and budgets"
             )
         total = self.alpha + self.beta
-        g = (self.alpha * self.a / (self.beta * self.b)) ** (1 / total)
-        return g * (flops / FLOPS) ** (self.beta / total), (flops / FLOPS) ** (self.alpha / total) / g
+        log_g = (math.log(self.alpha / self.beta) + math.log(self.a) - math.log(self.b)) / total
+        log_params = log_g + self.beta / total * math.log(flops / FLOPS)
+        log_tokens = self.alpha / total * math.log(flops / FLOPS) - log_g
+        if max(abs(log_params), abs(log_tokens)) > HUGE:
+            raise ConfigError(
+                f"the law's best size is no size: alpha = {self.alpha:.3g} and beta = {self.beta:.3g} are too small; "
+                "fit it to runs of more sizes and budgets"
+            )
+        return math.exp(log_params), math.exp(log_tokens)
 
 
 HOFFMANN = Chinchilla(1.69, 406.4, 410.7, 0.34, 0.28)
@@ -74,14 +84,22 @@ BESIROGLU = Chinchilla(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
 def fit(points: Sequence[Point]) -> Chinchilla:
     """The law of least Huber's loss of ``ln L``, the best that a grid of starts leads to.
 
-    Raises: ConfigError for fewer than 6 points, fewer than 3 sizes or budgets, and what is no loss.
+    Raises: ConfigError for fewer than 6 points, fewer than 3 sizes or budgets, and what is no loss; if the losses
+            follow no such law, so that an exponent runs away.
     Source: Hoffmann et al. 2022, arXiv:2203.15556, appendix D.3, whose grid of starts this is; it minimises by L-BFGS.
     """
     check(points)
     model, middle = _model(points)
     raw = np.array(list(product(AMPLITUDES, AMPLITUDES, FLOORS, EXPONENTS, EXPONENTS)))
     raw[:, :2] -= raw[:, 3:] * middle
-    return _law(minimise(model, lowest(model, raw)).best, middle)
+    found = minimise(model, lowest(model, raw)).best
+    for name, of, exponent in (("alpha", "sizes", found[3]), ("beta", "budgets", found[4])):
+        if abs(exponent) > STEEPEST:
+            raise ConfigError(
+                f"the losses of these runs follow no law of this form: {name} comes out as {exponent:.3g}; train more "
+                f"{of}, or each with several seeds"
+            )
+    return _law(found, middle)
 
 
 def resampled(points: Sequence[Point], law: Chinchilla, samples: int = SAMPLES, seed: int = 0) -> list[Chinchilla]:
@@ -93,7 +111,8 @@ def resampled(points: Sequence[Point], law: Chinchilla, samples: int = SAMPLES, 
     check(points)
     model, middle = _model(points)
     drawn = np.random.default_rng(seed).multinomial(len(points), np.full(len(points), 1 / len(points)), samples)
-    start = np.array([math.log(law.a), math.log(law.b), math.log(law.floor), law.alpha, law.beta])
+    constants = (math.log(max(value, TINY)) for value in (law.a, law.b, law.floor))  # 0 where a term has vanished
+    start = np.array([*constants, law.alpha, law.beta])
     start[:2] -= start[3:] * middle
     found = minimise(model, np.tile(start, (samples, 1)), drawn.astype(float))
     return [_law(one, middle) for one in found.unknowns]
@@ -139,5 +158,13 @@ def _model(points: Sequence[Point]) -> tuple[Model, Floats]:
 
 
 def _law(at: Floats, middle: Floats) -> Chinchilla:
-    a, b = np.exp(np.minimum(at[:2] + at[3:] * middle, 700.0))
-    return Chinchilla(float(np.exp(at[2])), float(a), float(b), float(at[3]), float(at[4]))
+    """The law of these unknowns; a runaway exponent, of runs drawn again, is held to the steepest that is told."""
+    exponents = np.clip(at[3:], -STEEPEST, STEEPEST)
+    a, b = np.exp(np.minimum(at[:2] + exponents * middle, HUGE))
+    alpha, beta = exponents
+    return Chinchilla(float(np.exp(min(at[2], HUGE))), float(a), float(b), float(alpha), float(beta))
+
+
+def _to(value: float, exponent: float) -> float:
+    """The power, within what a number can hold."""
+    return math.exp(max(-HUGE, min(HUGE, exponent * math.log(value))))

@@ -167,7 +167,7 @@ def steady(
 ) -> Timeline:
     """:func:`simulate` for many micro-batches: the first some are simulated, and the pace of the last of them goes on.
 
-    Exact where the pipeline has a steady pace by then, as equal stages have; else within a few thousandths.
+    Exact where the pipeline has a steady pace by then, as equal stages have; else within a hundredth.
     """
     short = SETTLED * stages + micro_batches % stages
     if micro_batches <= short + PACED * stages:

@@ -1,5 +1,6 @@
 """Laws of the loss: published numbers, what a fit gives back, and what an optimum is."""
 
+import contextlib
 import math
 from itertools import product
 
@@ -202,3 +203,43 @@ def test_what_cannot_be_fitted_is_told_in_a_sentence():
         Chinchilla(1.0, 1.0, 1.0, -0.1, 0.3).optimum(1e20)
     with pytest.raises(ConfigError, match="2 sizes and 2 numbers of streams"):
         parscale.fit([Streams(1e9, 1, 1.0 + i) for i in range(6)])
+
+
+def noisy(seed):
+    """Three sizes and budgets with noise of 1 %: bent, without a floor, or where size does not matter at all."""
+    rng, points = np.random.default_rng(seed), []
+    for n, d in product((1e5, 3e5, 9e5), (1e6, 3e6, 9e6)):
+        way = math.log10(d / 1e6)
+        loss = (
+            4 - 0.15 * math.log10(n / 1e5) - 0.2 * way - 0.3 * way**2,
+            60 / n**0.45 + 300 / d**0.4,
+            1.2 + 300 / d**0.4,
+        )[seed % 3]
+        points.append(Point(n, d, loss * math.exp(0.01 * rng.standard_normal())))
+    return points
+
+
+@pytest.mark.parametrize("seed", range(12, 33))
+def test_losses_of_any_kind_give_a_law_that_predicts_or_a_sentence(seed):
+    points = noisy(seed)
+    try:
+        law = fit(points)
+    except ConfigError as error:
+        told = str(error)
+    else:
+        told = ""
+    if told:
+        assert "follow no law of this form" in told
+        return
+    assert max(abs(law.alpha), abs(law.beta)) <= 10
+    for one in (law, *resampled(points, law, 50)):
+        assert all(math.isfinite(value) and value >= 0 for value in (one.loss(1e9, 1e10), one.loss(1.0, 1e300)))
+    with contextlib.suppress(ConfigError):
+        params, tokens = law.optimum(1e20)
+        assert 6 * params * tokens == pytest.approx(1e20)
+
+
+def test_farseers_fit_wants_several_budgets_of_a_size():
+    points = [Point(1e5 * 2**i, 20e5 * 2**i, 3 - 0.1 * i) for i in range(9)]
+    with pytest.raises(ConfigError, match="several token budgets of each size, and every size here has one"):
+        farseer.fit(points)
