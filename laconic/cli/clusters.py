@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from laconic.plan.cluster import Cluster
 
 WIDEST = 12  # machines whose matrix is printed
+FOR = {".gml": ("bandwidth", "memory", "flops"), ".xml": ("memory", "flops", "hosts", "nic", "nvlink")}
 SIZES = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -45,6 +46,8 @@ def clusters(
     from laconic.plan.importing import Assumed, imported
     from laconic.plan.writing import write_cluster
 
+    if out is not None and out.suffix != ".toml":
+        raise ConfigError(f"clusters: --out {out}: a cluster file's name ends in .toml, as --cluster wants it")
     stated = {"bandwidth": bandwidth, "memory": memory, "flops": flops, "nic": nic, "nvlink": nvlink}
     given = {key: text for key, text in stated.items() if text is not None} | ({"hosts": hosts} if hosts != 1 else {})
     if name is None or not name.endswith((".gml", ".xml")):
@@ -60,6 +63,11 @@ def clusters(
         if out is not None:
             _copy(name, out)
     else:
+        if foreign := sorted(given.keys() - FOR[name[-4:]]):
+            raise ConfigError(
+                f"clusters: --{foreign[0]} is not for {name}; for a {name[-4:]} there are "
+                f"{', '.join(f'--{key}' for key in FOR[name[-4:]])}"
+            )
         rates = {key: parse_rate(text) for key in ("bandwidth", "nic", "nvlink") if (text := stated[key]) is not None}
         assumed = Assumed(
             memory=None if memory is None else parse_memory(memory),

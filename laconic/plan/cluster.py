@@ -52,6 +52,7 @@ from laconic.plan.measured_tables import read_measured
 
 SHIPPED = Path(__file__).parent / "clusters"
 UNLIMITED = math.inf
+LARGEST = 1e300
 KEYS = {
     "the file": (
         "version",
@@ -311,6 +312,8 @@ class _Reader:
 
     def _number(self, value: Any, kind: str, what: str) -> float:
         least, most, unit, if_small, if_large = RANGES[kind]
+        if isinstance(value, int) and abs(value) > LARGEST:  # longer than a float can be
+            value = math.inf if value > 0 else -math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             raise self._wrong(f"{what} must be a number of {unit}, got {value!r}")
         if value < 0 or (value == 0 and least > 0):

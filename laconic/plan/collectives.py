@@ -243,8 +243,10 @@ def star_until(workers: int, rates: Rates) -> float:
 
 
 def best_segments(workers: int, nbytes: float, rates: Rates) -> float:
-    """The number of segments, not rounded, with which a chain is quickest: ``sqrt((n-2) S beta / alpha)``."""
-    return math.inf if rates.alpha == 0 else math.sqrt((workers - 2) * nbytes * rates.beta / rates.alpha)
+    """The segments, not rounded, with which a chain is quickest: ``sqrt((n-2) S beta / alpha)``, and at least 1."""
+    if workers < 3:
+        return 1.0
+    return math.inf if rates.alpha == 0 else max(1.0, math.sqrt((workers - 2) * nbytes * rates.beta / rates.alpha))
 
 
 def _folding(workers: int, nbytes: float) -> Work:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from laconic.errors import ConfigError
 from laconic.plan import genmodel
 from laconic.plan.collectives import Rates
+from laconic.plan.measured import MachineMeasured
 
 BETTER = 0.25  # two pieces are believed if they leave less than this of one piece's squared error,
 WORTH = 0.01  # and if one piece misses by more than this, root mean square
 LEAST_PIECE = 2  # sizes on each side of a knee
+CROWDED = 0.05  # of a port's time: fans that take less than this more are taken not to crowd it
 
 
 class Sum(NamedTuple):
@@ -109,6 +111,10 @@ def fit_incast(crowds: Sequence[Crowd], rates: Rates) -> tuple[float, int]:
     """
     cases: dict[tuple[int, float], list[float]] = {}
     for crowd in crowds:
+        if not crowd.seconds > 0:
+            raise ConfigError(
+                f"fit of incast: a time of {crowd.seconds:g} s came; every measurement takes more than none"
+            )
         cases.setdefault((crowd.workers, crowd.nbytes), []).append(crowd.seconds)
     counts = {workers for workers, _ in cases}
     if len(counts) < 2:
@@ -124,6 +130,52 @@ def fit_incast(crowds: Sequence[Crowd], rates: Rates) -> tuple[float, int]:
         if error < best[0] and epsilon > 0:
             best = error, epsilon, w_t
     return best[1], best[2]
+
+
+class Probed(NamedTuple):
+    """A machine as a probe found it: seconds a byte added and touched, and how its port bears flows in and out.
+
+    Names are those of :class:`~laconic.plan.collectives.Rates`; None where nothing was measured.
+    """
+
+    gamma: float | None = None
+    delta: float | None = None
+    into: tuple[float, float] | None = None  # epsilon and w_t
+    out: tuple[float, float] | None = None
+
+
+def fit_machine(measured: MachineMeasured) -> Probed:
+    """What the sums and the fans of a probe say of a machine."""
+    sums = [Sum(parts, 1.0, each.median) for parts, each in measured.sums.items()]
+    gamma, delta = fit_sums(sums) if len(sums) > 1 else (None, None)
+    into, out = (
+        fit_fans({peers: 1 / fan.bandwidth.median for peers, fan in fans.items() if fan.bandwidth.median > 0})
+        for fans in (measured.into, measured.out)
+    )
+    return Probed(gamma, delta, into, out)
+
+
+def fit_fans(seconds: Mapping[int, float]) -> tuple[float, float] | None:
+    """``epsilon`` and ``w_t`` of a port from the seconds a byte with so many peers at once; None for fewer than two.
+
+    What the quickest fan takes is the port's own time, ``beta``; of larger ones ``max(w - w_t, 0) epsilon`` is more,
+    with ``w`` the peers and the worker itself. Nothing crowds where none takes :data:`CROWDED` more.
+    """
+    if len(seconds) < 2:
+        return None
+    best = min(seconds, key=lambda peers: (seconds[peers], -peers))
+    beta = seconds[best]
+    more = {peers + 1: each / beta - 1 for peers, each in seconds.items() if peers > best}
+    if max(more.values(), default=0.0) < CROWDED:
+        return 0.0, math.inf
+
+    def fitted(w_t: int) -> tuple[float, float, float]:
+        beyond = {w: max(w - w_t, 0) for w in more}
+        epsilon = max(0.0, sum(beyond[w] * more[w] for w in more) / sum(n * n for n in beyond.values()))
+        return sum((more[w] - epsilon * beyond[w]) ** 2 for w in more), epsilon, w_t
+
+    _, epsilon, w_t = min(fitted(w_t) for w_t in range(best + 1, max(more)))
+    return epsilon * beta, w_t
 
 
 def _medians(pings: Iterable[Ping]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -48,9 +48,7 @@ class Messages:
 
     def __post_init__(self) -> None:
         if self.source.size:
-            ends = np.concatenate((self.source, self.target))
-            if ends.min() < 0 or ends.max() >= self.workers:
-                raise ConfigError(f"flows: a message from or to worker {ends.max()} of {self.workers}; count from 0")
+            _check_ends(self.workers, np.concatenate((self.source, self.target)))
             if (own := self.source == self.target).any():
                 raise ConfigError(f"flows: worker {self.source[np.argmax(own)]} sends to itself, which crosses nothing")
         if not (np.isfinite(self.nbytes).all() and (self.nbytes >= 0).all()):
@@ -93,6 +91,7 @@ def in_rounds(workers: int, rounds: Iterable[Sequence[Any] | Array]) -> Messages
     number = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     source, target = rows[:, 0].astype(np.int32), rows[:, 1].astype(np.int32)
     where, each = np.concatenate((source, target)), np.arange(1, len(rows) + 1)
+    _check_ends(workers, where)
     when = np.concatenate((2 * number, 2 * number + 1))
     order = np.argsort(where.astype(np.int64) * (2 * len(tables) + 1) + when, kind="stable")
     ops = np.concatenate((each, -each))[order]
@@ -101,6 +100,11 @@ def in_rounds(workers: int, rounds: Iterable[Sequence[Any] | Array]) -> Messages
         workers, source, target, np.ascontiguousarray(rows[:, 2]), rows[:, 3].astype(np.int32), first, ops,
         np.zeros(len(ops)),
     )  # fmt: skip
+
+
+def _check_ends(workers: int, ends: Array) -> None:
+    if (wrong := ends[(ends < 0) | (ends >= workers)]).size:
+        raise ConfigError(f"flows: a message from or to worker {wrong[0]} of {workers}; count from 0")
 
 
 def _table(rows: Sequence[Any] | Array) -> Array:
@@ -133,11 +137,11 @@ def play(fabric: Fabric, messages: Messages, *, together: bool = False, slack: f
 
 
 def rates(fabric: Fabric, messages: Messages) -> Array:
-    """Bytes a second of each message if all of them are on their way at once.
+    """Bytes a second of each message if all of them are on their way at once, whatever their bytes.
 
     Law: each message has a resource that is used in full, on which none is faster.
     """
-    rows = np.column_stack((messages.source, messages.target, messages.nbytes, messages.via))
+    rows = np.column_stack((messages.source, messages.target, np.ones(len(messages.source)), messages.via))
     own = in_rounds(messages.workers, [rows])
     count = len(own.source)
     found = np.full(max(1, count), np.inf)

@@ -64,6 +64,12 @@ def read_gml(path: Path) -> Backbone:
         graph = networkx.parse_gml(text_of(path).splitlines(), label="id")
     except (networkx.NetworkXError, ValueError, IndexError, RecursionError) as error:
         raise ConfigError(f"{path}: no GML: {error}") from None
+    except (AttributeError, TypeError, KeyError):  # a number where nodes should stand, a table as an id
+        raise ConfigError(f"{path}: no GML: it has no graph with nodes that have an id each") from None
+    if graph.is_directed():
+        raise ConfigError(
+            f"{path}: its edges have a direction, which is not read; take `directed 1` out if both are alike"
+        )
     silos = [str(graph.nodes[node].get("label", node)).replace("+", " ") for node in graph]
     if len(silos) < 2:
         raise ConfigError(f"{path}: it has {len(silos)} nodes, and a cluster joins at least two")
@@ -139,8 +145,9 @@ def _of_silos(found: Backbone, path: Path, assumed: Assumed) -> dict[str, Any]:
         told.append(
             f"{missing} of {len(found.edges)} edges had no capacity; {assumed.bandwidth:g} bytes/s were assumed."
         )
-    if assumed.memory is None or assumed.flops is None:
-        told.append("Of the machines it says nothing: 16 GB and 20 Gflop/s in training are assumed.")
+    taken = ["16 GB"] * (assumed.memory is None) + ["20 Gflop/s in training"] * (assumed.flops is None)
+    if taken:
+        told.append(f"Of the machines it says nothing; assumed: {' and '.join(taken)}.")
     machine = {"memory": assumed.memory or MEMORY, "flops": assumed.flops or FLOPS}
     return {
         "version": 1,
@@ -189,7 +196,10 @@ def _of_host(path: Path, assumed: Assumed) -> dict[str, Any]:
     own = [dict.fromkeys(("up", "down"), max(*row, out[i])) for i, row in enumerate(host.bandwidth)]
     told = [f"GPUs of {path.name}: {host.told}", *host.notes]
     if several:
-        told.append("Between hosts a GPU has its share of the nearest NIC, as when all talk at once, and 10 us.")
+        told.append(
+            "Between hosts each pair of GPUs has a GPU's share of the nearest NIC, and 10 us; that one GPU's messages "
+            "to several others share it is not said."
+        )
     if assumed.flops is None:
         told.append("In training 40 % of the GPU's 16-bit peak is assumed.")
     return {
@@ -224,6 +234,6 @@ def text_of(path: Path) -> str:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 <= value <= 1e300:
         raise ConfigError(f"{what} must be a number, got {value!r}")
     return float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ KEYS = {
     "fan": ("peers", "bandwidth", "lost"),
     "spread": ("mean", "p10", "p90", "samples", "values"),
 }  # fmt: skip
+LARGEST = 1e300  # of a number; whole ones may be longer in a file than a float can be
 Value = TypeVar("Value")
 
 
@@ -55,7 +55,7 @@ def read_measured(raw: Any, names: Sequence[str]) -> Measured:
             alone=_spread(known.get("alone"), f"{where}: alone"),
             together=_spread(known.get("together"), f"{where}: together"),
             latency=_spread(known.get("latency"), f"{where}: latency"),
-            one_way=bool(known.get("one_way", False)),
+            one_way=_truth(known.get("one_way", False), f"{where}: one_way"),
             burst=_number(known.get("burst", 0), f"{where}: burst"),
             frames=_number(known.get("frames", 1), f"{where}: frames"),
         )
@@ -71,7 +71,7 @@ def read_measured(raw: Any, names: Sequence[str]) -> Measured:
         when=str(table.get("when", "")),
         seconds=_number(table.get("seconds", 0), "measured: seconds"),
         nbytes=_number(table.get("nbytes", 0), "measured: nbytes"),
-        notes=tuple(map(str, table.get("notes", []))),
+        notes=_texts(table.get("notes", []), "measured: notes"),
     )
 
 
@@ -202,9 +202,21 @@ def _spread(raw: Any, where: str) -> Spread | None:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
         raise ConfigError(f"{where} must be a number from 0 on, got {value!r}")
     return float(value)
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} must be true or false, got {value!r}")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ConfigError(f"{where} must be a list of text in quotes, got {value!r}")
+    return tuple(value)
 
 
 def _whole(value: Any, where: str) -> int:

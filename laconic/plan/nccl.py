@@ -73,7 +73,12 @@ def host_of(text: str, where: str, nvlink: float | None = None, nic: float | Non
         )
     notes, count = [], len(gpus)
     if unsaid := sum(not _said(device.element) for device in gpus):
-        notes.append(f"{unsaid} GPUs do not say their PCI link; generation 3 with 16 lanes is taken.")
+        notes.append(
+            f"{unsaid} GPUs do not say their PCI link, or one that is not known; where its speed or width is open, "
+            "generation 3 or 16 lanes are taken."
+        )
+    if len(models := sorted({device.element.get("device", "") for device in gpus})) > 1:
+        notes.append(f"Its GPUs differ ({', '.join(models)}); memory and flops of all are the first's.")
     links = _nvlinks(gpus, notes)
     if nvlink is not None:
         links = {(a, b): nvlink for a in range(count) for b in range(count) if a != b}
@@ -127,14 +132,19 @@ def _devices(cpus: list[Any], kind: str) -> list[_Device]:
 
 
 def _said(element: Any) -> bool:
-    return bool(element.get("link_speed")) and element.get("link_width", "0") not in ("", "0")
+    width = element.get("link_width") or "0"
+    return bool(element.get("link_speed")) and _speed(element) in PER_LANE and width.isdecimal() and int(width) > 0
+
+
+def _speed(element: Any) -> str:
+    speed: str = (element.get("link_speed") or UNSAID).split(" ")[0]
+    return speed[:-2] if speed.endswith(".0") else speed
 
 
 def _rate(element: Any) -> float:
-    speed = (element.get("link_speed") or UNSAID).split(" ")[0]
-    speed = speed[:-2] if speed.endswith(".0") else speed
+    speed = _speed(element)
     width = element.get("link_width") or "0"
-    lanes = int(width) if width.isdigit() and int(width) else LANES
+    lanes = int(width) if width.isdecimal() and int(width) else LANES
     return PER_LANE.get(speed, PER_LANE[UNSAID]) * lanes * GIGA
 
 
@@ -153,7 +163,7 @@ def _joined(a: _Device, b: _Device, cpus: list[Any]) -> tuple[float, float]:
 
 def _socket(cpu: Any) -> float:
     model = cpu.get("modelid", "")
-    if cpu.get("vendor") == "GenuineIntel" and model.isdigit() and int(model) in INTEL:
+    if cpu.get("vendor") == "GenuineIntel" and model.isdecimal() and int(model) in INTEL:
         return INTEL[int(model)] * GIGA
     return SOCKETS.get(cpu.get("vendor", ""), OTHER_SOCKET) * GIGA
 
@@ -167,10 +177,10 @@ def _nvlinks(gpus: list[_Device], notes: list[str]) -> dict[tuple[int, int], flo
     for i, device in enumerate(gpus):
         for gpu in device.element.findall("gpu"):
             sm = gpu.get("sm", "")
-            rate = NVLINK.get(int(sm), NVLINK[80]) if sm.isdigit() else NVLINK[80]
+            rate = NVLINK.get(int(sm), NVLINK[80]) if sm.isdecimal() else NVLINK[80]
             for link in gpu.findall("nvlink"):
                 count = link.get("count", "1")
-                carried = rate * GIGA * (int(count) if count.isdigit() else 1)
+                carried = rate * GIGA * (int(count) if count.isdecimal() else 1)
                 other = number.get(link.get("target", ""))
                 if other == i:
                     own += 1
@@ -193,7 +203,7 @@ def _shares(gpus: list[_Device], nics: list[_Device], cpus: list[Any], nic: floa
     chains = {device.bus: device for device in nics}
     if not nics:
         own = [net.get("speed", "") for cpu in cpus for net in cpu.iter("net")]
-        whole = nic if nic is not None else sum(float(speed) * 1e6 / 8 for speed in own if speed.isdigit())
+        whole = nic if nic is not None else sum(float(speed) * 1e6 / 8 for speed in own if speed.isdecimal())
         return [whole / len(gpus)] * len(gpus) if whole else None
 
     def nearness(gpu: _Device, bus: str) -> tuple[int, bool]:

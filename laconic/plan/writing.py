@@ -42,7 +42,7 @@ def write_cluster(path: Path, raw: dict[str, Any]) -> Cluster:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-    return read_cluster(path)
+    return read_cluster(path.absolute())  # a bare name would be taken for a shipped one's
 
 
 def _block(path: str, table: dict[str, Any]) -> list[str]:

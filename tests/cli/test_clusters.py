@@ -50,6 +50,10 @@ def test_what_is_wrong_is_said_with_status_2(laconic, tmp_path):
         (["boot.gml"], "say theirs with --bandwidth, such as 1gbit"),
         (["boot.gml", "--bandwidth", "fast"], "link rate 'fast' is not a rate"),
         (["boot.gml", "--bandwidth", "1gbit", "--memory", "lots"], "memory 'lots' is no size"),
+        (["boot.gml", "--bandwidth", "8mbit", "--nic", "1gbit"], "--nic is not for boot.gml; for a .gml there are"),
+        (["boot.gml", "--bandwidth", "8mbit", "--hosts", "4"], "--hosts is not for boot.gml"),
+        (["host.xml", "--bandwidth", "1gbit"], "--bandwidth is not for host.xml; for a .xml there are --memory"),
+        (["homes6", "--out", "mine"], "--out mine: a cluster file's name ends in .toml"),
         (["aws10", "--nic", "1gbit"], "--nic is for a .gml or an .xml that is converted"),
         (["--out", "x.toml"], "--out writes one cluster; name it"),
         (["aws11"], "did you mean 'aws10'?"),
@@ -59,3 +63,4 @@ def test_what_is_wrong_is_said_with_status_2(laconic, tmp_path):
         status, _, err = laconic("clusters", *arguments)
         assert status == 2
         assert told in " ".join(err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["boot.gml"]

@@ -73,6 +73,7 @@ def test_without_a_placement_workers_go_round_the_machines(written):
         ("memory = 8e9", "", r"machine cellar: it has no memory"),
         ("memory = 8e9", "memory = 8", r"memory is 8 bytes, under 1e\+06: is it in gigabytes\?"),
         ("flops = 5e9", "flops = 5", r"machine cellar: flops is 5 floating-point .*is it in teraflops\?"),
+        pytest.param("memory = 8e9", "memory = 1" + "0" * 400, r"machine cellar: memory is inf bytes, over", id="long"),
         ("flops = 5e9", 'flops = "5 gflops"', r"flops must be a number of floating-point operations a second, got '5"),
         ("up = 1e6", "up = 8", r"machine cellar: up is 8 bytes a second, under 1000: is it in megabytes or megabits"),
         ("up = 1e6", "uplink = 8e6", r"machine cellar: unknown key 'uplink'; did you mean 'up'\?"),

@@ -138,6 +138,11 @@ def test_a_star_beats_a_ring_up_to_its_crossover(workers):
         assert (costs[0] < costs[1]) == better
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_chain_without_a_middle_is_not_cut(workers):
+    assert collectives.best_segments(workers, 1e9, RATES) == 1.0
+
+
 @given(workers=st.integers(3, 60), nbytes=st.integers(10**4, 10**8))
 def test_no_number_of_segments_beats_the_chains_best(workers, nbytes):
     segments = collectives.best_segments(workers, nbytes, RATES)

@@ -107,6 +107,10 @@ def test_a_straight_line_has_no_knee(alpha, beta, seed):
         (lambda: fit_sums([Sum(2, 1e6, 1e-3), Sum(3, 1e6, 0.0)]), "a time of 0 s came"),
         (lambda: fit_pings([Ping(1e6, 1e-3)] * 4), "at least two sizes, got 1"),
         (lambda: fit_pings([Ping(1e6, 1e-3), Ping(2e6, -1e-3)]), "took -0.001 s"),
+        (
+            lambda: fit_incast([Crowd(4, 1e6, 0.0), Crowd(5, 1e6, 1.0)], Rates(0, 0)),
+            r"fit of incast: a time of 0 s came",
+        ),
         (lambda: fit_incast([Crowd(4, 1e6, 1e-3)] * 4, Rates(0, 0)), r"at least two numbers of workers, got \[4\]"),
     ],
 )

@@ -109,6 +109,11 @@ def test_no_rate_can_grow_without_a_smaller_or_equal_one_shrinking(scene):
         assert any(tight), f"flow {t} has no resource that is full and on which it is among the fastest"
 
 
+def test_a_message_of_no_bytes_has_a_rate_too():
+    shared = in_rounds(3, [[(0, 1, 0.0), (0, 2, 1e6)]])
+    assert rates(fabric_of(parse("8mbit", 3)), shared).tolist() == [5e5, 5e5]
+
+
 @few
 @given(scene=scenes())
 def test_rates_are_those_of_progressive_filling_in_fractions(scene):
@@ -221,6 +226,7 @@ def test_a_next_round_begins_where_its_own_inputs_have_come():
     ("rows", "told"),
     [
         ([(0, 4, 1.0)], "a message from or to worker 4 of 4; count from 0"),
+        ([(0, 1, 1.0), (2, -1, 1.0)], "a message from or to worker -1 of 4; count from 0"),
         ([(1, 1, 1.0)], "worker 1 sends to itself"),
         ([(0, 1, -1.0)], "bytes must be a number from 0 on"),
         ([(0, 1, float("nan"))], "bytes must be a number from 0 on"),

@@ -59,7 +59,11 @@ def test_silos_have_the_narrowest_edge_of_the_shortest_way_and_its_kilometres(re
     assert "1 of 4 edges had no capacity; 1e+06 bytes/s were assumed" in raw["about"]
     cluster = write_cluster(tmp_path / "boot.toml", raw)
     assert {machine.flops for machine in cluster.machines} == {20e9}
+    assert raw["about"].endswith("Of the machines it says nothing; assumed: 16 GB and 20 Gflop/s in training.")
+    assert read(GML, "boot.gml", bandwidth=1e6, memory=8e9)["about"].endswith("assumed: 20 Gflop/s in training.")
+    assert read(GML, "boot.gml", bandwidth=1e6, flops=1e12)["about"].endswith("assumed: 16 GB.")
     own = read(GML, "boot.gml", bandwidth=1e6, memory=8e9, flops=1e12)
+    assert "assumed: " not in own["about"]
     assert (own["machines"][0]["memory"], own["machines"][0]["flops"]) == (8e9, 1e12)
 
 
@@ -75,6 +79,11 @@ def test_over_a_backbone_edges_are_shared_by_all_that_cross_them(tmp_path):
     ("old", "new", "told"),
     [
         ("graph [", "graf [", "no GML"),
+        ("graph [", "graph [ directed 1", "its edges have a direction, which is not read"),
+        (GML, "graph 5", "no GML"),
+        (GML, "graph [ node 3 ]", "no GML"),
+        (GML, "graph [ node [ id [ a 1 ] ] node [ id [ a 1 ] ] ]", "no GML"),
+        ("distance 6000", "distance 1" + "0" * 400, "New York's distance must be a number"),
         ("distance 6000", "", r"the edge from Milan to New York has no distance, in km"),
         ("capacity 80000000.0", "capacity -80000000.0", "has 6000 km and -80000000.0 bit/s; both must be positive"),
         ("distance 6000", 'distance "far"', "New York's distance must be a number, got 'far'"),
@@ -133,6 +142,19 @@ def test_hosts_are_joined_by_each_gpus_share_of_its_nearest_nic(read):
         '<cpu numaid="1"', '<cpu numaid="2"><nic><net name="eth0" speed="100000"/></nic></cpu><cpu numaid="1"'
     )  # fmt: skip
     assert read(net + "</system>", "host.xml", hosts=2)["between"]["bandwidth"][0][4] == pytest.approx(12.5e9 / 4)
+
+
+def test_links_that_are_not_known_and_gpus_that_differ_are_said(read):
+    odd = HOST.replace('link_speed="16.0 GT/s PCIe" link_width="16"', 'link_speed="17 GT/s" link_width="²"')
+    raw = read(odd, "host.xml")
+    assert "1 GPUs do not say their PCI link, or one that is not known" in raw["about"]
+    assert raw["between"]["bandwidth"][2][2] == 12e9
+    assert "GPUs differ" not in raw["about"]
+    mixed = read(
+        HOST.replace('busid="g2" class="0x030200" device="0x20b0"', 'busid="g2" class="0x030200" device="0x2330"'),
+        "host.xml",
+    )
+    assert "Its GPUs differ (0x20b0, 0x2330); memory and flops of all are the first's." in mixed["about"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import statistics
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -93,6 +94,10 @@ def test_steps_of_another_workload_are_not_pooled():
         ({"machines": [{"name": "a", "sums": {"two": {}}}]}, r"machine a: sums must be a whole number, got 'two'"),
         ({"machines": [{"name": "a", "compressors": {"topk": {}}}]}, r"compressors: topk: compress is missing"),
         ({"machines": {}}, r"machines must be a list of tables"),
+        ({"notes": 5}, r"measured: notes must be a list of text in quotes, got 5"),
+        ({"notes": "ab"}, r"measured: notes must be a list of text in quotes, got 'ab'"),
+        ({"links": [{"from": "a", "to": "b", "one_way": "no"}]}, r"one_way must be true or false, got 'no'"),
+        ({"seconds": 10**400}, r"measured: seconds must be a number from 0 on"),
     ],
 )
 def test_what_is_wrong_in_measured_tables_is_said(change, told):
@@ -123,3 +128,10 @@ def test_a_file_that_would_not_be_a_cluster_is_not_written_and_the_old_one_stays
     assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
     with pytest.raises(ConfigError, match=r"cannot be written: No such file"):
         write_cluster(tmp_path / "no" / "mine.toml", good)
+
+
+def test_a_name_without_a_slash_is_a_file_to_write_and_no_shipped_cluster(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = {"machines": [{"name": "a", "memory": 1e9, "flops": 1e9}]}
+    for name in ("mine", "aws10"):
+        assert [machine.name for machine in write_cluster(Path(name), good).machines] == ["a"]
