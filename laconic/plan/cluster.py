@@ -16,7 +16,7 @@ Inside it everything is bytes and seconds::
     name   = "cellar"
     memory = 8e9
     flops  = 5e9
-    up     = 1e6             # of its connection, bytes a second out and in (default: only its links limit it)
+    up     = 1e6             # of each worker's connection, bytes a second, for all of its messages (default: no limit)
     down   = 5e6
 
     [between]                # from the row's place to the column's; a place is a machine or a group

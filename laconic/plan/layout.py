@@ -1,7 +1,8 @@
 """Where the parts of a model lie on a cluster, and what its lines then carry.
 
 A machine that stands k times in a cluster's ``workers`` is a host of k accelerators; its ``memory`` and ``flops`` are
-those of one of them, and its ``up`` and ``down`` are each one's connection to other hosts.
+those of one of them, and its ``up`` and ``down`` are each one's connection, which all of its messages pass, those within
+the machine too: as everywhere that reads a cluster.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Layout:
         return ((stage * d + copy) if self.stages_across else (copy * p + stage)) * t + tensor
 
     def line(self, sender: int, receiver: int) -> Line:
-        """What carries from one worker to another; between machines no more than their own connections do."""
+        """What carries from one worker to another: no more than their own connections do."""
         return self._between(self.machines[sender].name, self.machines[receiver].name)
 
     def kind(self, sender: int, receiver: int) -> str:
@@ -103,8 +104,7 @@ class Layout:
             return known
         a, b = self._by_name[sender], self._by_name[receiver]
         line = self.cluster.line(a, b)
-        if sender != receiver:
-            line = Line(min(line.bandwidth, a.up, b.down), line.latency)
+        line = Line(min(line.bandwidth, a.up, b.down), line.latency)
         self._lines[sender, receiver] = line
         return line
 

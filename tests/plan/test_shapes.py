@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from laconic.errors import ConfigError
 from laconic.plan.cluster import Cluster, Line, Machine
 from laconic.plan.cutting import CLASSES, Job, price, stages
+from laconic.plan.fabric import fabric_of
+from laconic.plan.flows import in_rounds, play
 from laconic.plan.footprint import RESERVE, Correction, least_memory
 from laconic.plan.layout import APART, GROUP, INSIDE, Layout, hosts, ranked, summing
 from laconic.plan.shapes import rank
@@ -421,10 +423,13 @@ def test_links_are_told_apart_by_what_they_join():
     assert set(CLASSES) == {INSIDE, GROUP, APART}
 
 
-def test_a_machines_own_connection_limits_what_leaves_it_and_not_what_stays():
+def test_a_workers_own_connection_limits_what_stays_on_its_machine_as_it_does_on_simulated_links():
     cluster = box(2, 2)
     slow = replace(cluster, machines=tuple(replace(m, up=1e6) for m in cluster.machines))
     one = layout(slow, Shape(1, 1, 4, 1))
-    assert one.line(0, 1).bandwidth == 10e9
-    assert one.line(0, 2).bandwidth == 1e6
+    assert layout(cluster, Shape(1, 1, 4, 1)).line(0, 1).bandwidth == 10e9
+    for other in (1, 2):
+        assert one.line(0, other).bandwidth == 1e6
+        played = play(fabric_of(slow), in_rounds(4, [[(0, other, 1e6)]]))
+        assert played.left[0] == pytest.approx(1.0)
     assert math.isinf(one.machines[0].down)
