@@ -11,7 +11,7 @@ from rich.text import Text
 
 from laconic.bench import units
 from laconic.plan import reasons
-from laconic.plan.prior import UNKNOWN
+from laconic.plan.prior import UNRANKED
 from laconic.plan.ranking import Ranked, Ranking
 from laconic.plan.reasons import Change, amount
 from laconic.plan.site import described
@@ -40,7 +40,7 @@ def show(ranking: Ranking, found: list[Change], say: Callable[[str], None]) -> N
         say("\nRefused:")
         for refused in ranking.refused:
             say(f"  {refused.way.name}: {refused.why}")
-    say(f"\nNot ranked, since nothing says how many tokens they need here: {', '.join(UNKNOWN)}.")
+    say(f"\nNot ranked, since nothing says how many tokens they need here: {', '.join(UNRANKED)}.")
     for text in dict.fromkeys(text for one in ranking.ranked for text in one.price.notes):
         say(f"Note: {text}.")
 

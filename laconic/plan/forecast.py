@@ -11,7 +11,6 @@ import contextlib
 import json
 import math
 import os
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -59,7 +59,7 @@ PRIORS: dict[str, Prior] = {
     "d-psgd": Prior(1.0, 2.0, "taken to be a little worse than ddp: it mixes each step"),
     "sgp": Prior(1.0, 2.0, "taken to be a little worse than ddp: it mixes each step"),
 }
-UNKNOWN = {
+UNRANKED = {
     "accordion": "its level follows the gradients, which a price has not",
     "post-local-sgd": "it is ddp at first and local-sgd later",
     "hcef": "it chooses steps and bytes by itself as it goes",

@@ -16,8 +16,7 @@ from laconic.plan.groups import Group
 from laconic.plan.job import Job, threads_of
 from laconic.plan.ledger import Learnt
 from laconic.plan.price import RESERVE, Price, price
-from laconic.plan.prior import UNKNOWN as UNRANKED
-from laconic.plan.prior import Prior, Progress, progress
+from laconic.plan.prior import UNRANKED, Prior, Progress, progress
 from laconic.plan.running import TAIL, UNKNOWN
 from laconic.plan.site import Site
 from laconic.plan.sites import sites
@@ -196,8 +195,11 @@ def rank(
     single = site.alone()
     alone = _reckoned(job, single, goal, lone, price(job, single.network, single.steps, "alone"), steps, None)
     assert alone is not None
-    if too_large(alone.price, single) is None:
+    over = too_large(alone.price, single)
+    if over is None:
         ranked.append(alone)
+    else:
+        refused.append(Refused(lone, over))
     ranked.sort(key=lambda one: (one.score(goal.objective), one.seconds, one.way.name))
     return Ranking(job, site, goal, ranked, refused, alone, known, learnt or Learnt())
 
@@ -211,31 +213,51 @@ def priced(job: Job, site: Site, way: Way, pace: float, learnt: Learnt | None = 
     # What a low rank saves hangs on each matrix's own shape; fragments are of blocks, and leave seldom.
     seldom = build(way.method, way.settings).after_step is not None
     most = max(FEWEST_TENSORS, TENSORS // site.workers ** (1 if seldom else 2))
-    rough = job if way.method == "powersgd" else job.merged(most)
+    rough = job if way.method == "powersgd" else _merged(job, most, way)
+    paces = tuple(pace * slower for slower in site.compressing) or pace
     tail = TAIL if site.workers <= FEW else 1
-    found = price(rough, site.network, site.steps, way.method, way.settings | warm, compressing=pace, tail=tail)
+    found = price(rough, site.network, site.steps, way.method, way.settings | warm, compressing=paces, tail=tail)
     merged = f"{len(job.shapes)} tensors priced as {len(rough.shapes)}, neighbouring blocks' together"
     found = replace(found, settings=way.settings, notes=(*found.notes, *([merged] if rough is not job else [])))
-    factor = 1.0 if learnt is None else learnt.factor(way.method, site.network)
+    exposed = 1 - found.computing / found.step_seconds
+    factor = 1.0 if learnt is None else learnt.factor(way.method, site.network, way.settings, exposed)
     if factor == 1.0:
         return found
     return replace(found, learnt=(factor - 1) * found.step_seconds, tokens_per_second=found.tokens_per_second / factor)
 
 
 def too_large(found: Price, site: Site) -> str | None:
-    """By how much a way does not fit into the memory of the machine that has least, and what would make it fit."""
+    """By how much a way does not fit into the memory of the machine that has least, and what would make it fit.
+
+    Law:    of as much less as is said, it fits.
+    """
     limit, memory = min(site.memory), found.memory
     if memory.total <= limit:
         return None
     spare = limit / (1 + RESERVE)
-    fixed = memory.total - memory.reserve - memory.activations
+    batch, state = memory.activations, memory.sync
+    fixed = memory.total - memory.reserve - batch
     over = f"needs {units.size(memory.total)}, {units.size(memory.total - limit)} more than {units.size(limit)}"
-    if fixed < TENTH * spare and memory.activations:
-        return f"{over}; a batch of {units.share((spare - fixed) / memory.activations)} of this one would fit"
-    if memory.sync and fixed - memory.sync < TENTH * spare:
-        return f"{over}; a way that keeps less than its {units.size(memory.sync)} beside the model would fit"
-    parts = math.ceil(fixed / (TENTH * spare))
-    return f"{over}; sharded over {parts} machines (fully_shard) its weights, gradients and states would fit"
+    if fixed < TENTH * spare and batch:
+        return f"{over}; a batch of {_part((spare - fixed) / batch)} of this one would fit"
+    if state and fixed - state + batch < TENTH * spare:
+        most = units.size(_down(spare - batch - (fixed - state), 3))
+        return f"{over}; a way that keeps at most {most} beside the model and not {units.size(state)} would fit"
+    less, room = "", spare - batch
+    if batch >= TENTH * spare:  # the model's parts and a batch are given half of the room each
+        less, room = f"with a batch of {_part(spare / 2 / batch)} of this one and ", spare / 2
+    parts = math.ceil(fixed / room)
+    return f"{over}; {less}sharded over {parts} machines (fully_shard) its weights, gradients and states would fit"
+
+
+def _part(share: float) -> str:
+    return f"{100 * _down(share, 2):.2g}%"
+
+
+def _down(value: float, digits: int) -> float:
+    """So many digits of a number, never rounded up: what is said to fit does."""
+    place = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return math.floor(value / place * (1 + 1e-12)) * place
 
 
 def _reckoned(
@@ -264,12 +286,27 @@ def _in_sites(site: Site) -> bool:
 
 def _fragments(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     """Fewer fragments where the model has not so many blocks."""
-    names = [name for name, _ in job.shapes]
-    for fewer in range(METHODS["streaming-diloco"].defaults["fragments"], 0, -1):
-        with contextlib.suppress(ConfigError):
-            deal(names, fewer, "strided")
-            return settings | ({"fragments": fewer} if fewer < 3 else {})
+    usual = METHODS["streaming-diloco"].defaults["fragments"]
+    for fewer in range(usual, 0, -1):
+        if _dealt(job, fewer):
+            return settings | ({"fragments": fewer} if fewer < usual else {})
     return settings
+
+
+def _merged(job: Job, most: int, way: Way) -> Job:
+    """About so many tensors, neighbouring blocks' together, but blocks enough for a way's fragments."""
+    fragments = (METHODS[way.method].defaults | way.settings).get("fragments", 1)
+    while (rough := job.merged(most)) is not job and not _dealt(rough, fragments):
+        most *= 2
+    return rough
+
+
+def _dealt(job: Job, fragments: int) -> bool:
+    """Whether a model has blocks enough for so many fragments."""
+    with contextlib.suppress(ConfigError):
+        deal([name for name, _ in job.shapes], fragments, "strided")
+        return True
+    return False
 
 
 def _named(method: str, settings: Mapping[str, Any]) -> str:

@@ -44,7 +44,8 @@ def lonely(ranking: Ranking) -> str:
     """How one machine alone compares: whether several are slower than one, and why."""
     alone, site = ranking.alone, ranking.site
     ddp = next((one for one in ranking.ranked if one.way == PLAIN), None)
-    speed = f"One machine alone makes {units.rate(alone.price.tokens_per_second, 'tokens')}"
+    makes = "makes" if _refused(ranking, alone.way) is None else "does not fit; if it did it would make"
+    speed = f"One machine alone {makes} {units.rate(alone.price.tokens_per_second, 'tokens')}"
     if site.workers == 1:
         return f"{speed}; there is only one."
     if ddp is None:
@@ -66,11 +67,16 @@ def changes(
     priors: Mapping[str, Prior] | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> list[Change]:
-    """What one change would bring: the best few ways priced again on the changed cluster, what brings most first."""
+    """What one change would bring: the best few ways priced again on the changed cluster, what brings most first.
+
+    What earlier runs have shown of the links as they are is taken to hold for changed ones too, whatever their class.
+    """
     site, goal = ranking.site, ranking.goal
     best = [one.way for one in ranking.ranked if one.way.name != ALONE][:TRIED]
-    if PLAIN not in best:
+    asked = [one.way for one in (*ranking.ranked, *ranking.refused)]
+    if PLAIN in asked and PLAIN not in best:
         best.append(PLAIN)
+    learnt = None if learnt is None else learnt.like(site.network)
     before = ranking.first.score(goal.objective)
     found = []
     for what, changed in _changed(site):
@@ -126,8 +132,11 @@ def _plainly(ranking: Ranking) -> str:
     first = ranking.first
     ddp = next((one for one in ranking.ranked if one.way == PLAIN), None)
     slow = ranking.site.slowest()
-    if ddp is None or slow is None:
-        return "There is no network to speak of." if slow is None else "ddp itself does not fit here."
+    if slow is None:
+        return "There is no network to speak of."
+    if ddp is None:
+        why = _refused(ranking, PLAIN)
+        return "ddp was not among the ways." if why is None else f"ddp itself is refused here: {why}."
     sent = units.size(ddp.price.bytes_out)
     if first.way == PLAIN:
         shortest = "hides behind computing" if ddp.price.waiting_share < 0.1 else "costs less than any other way loses"
@@ -136,6 +145,10 @@ def _plainly(ranking: Ranking) -> str:
         f"ddp would wait {units.share(ddp.price.waiting_share)} of its time: it sends {sent} a step, over links of "
         f"{units.bandwidth(slow[2].up)} at the slowest, and its step takes {units.duration(ddp.price.step_seconds)}."
     )
+
+
+def _refused(ranking: Ranking, way: Way) -> str | None:
+    return next((one.why for one in ranking.refused if one.way == way), None)
 
 
 def _needed(first: Ranked, rest: list[Ranked], goal: Goal) -> str:
@@ -153,7 +166,8 @@ def as_json(ranking: Ranking, found: list[Change]) -> dict[str, Any]:
 
     def entry(one: Ranked) -> dict[str, Any]:
         price = one.price
-        band = ranking.learnt.band(one.way.method, ranking.site.network)
+        exposed = 1 - price.computing / (price.step_seconds - price.learnt)
+        band = ranking.learnt.band(one.way.method, ranking.site.network, one.way.settings, exposed)
         return {
             "name": one.way.name,
             "method": one.way.method,
@@ -187,6 +201,7 @@ def as_json(ranking: Ranking, found: list[Change]) -> dict[str, Any]:
         "tokens": goal.tokens,
         "ways": [entry(one) for one in ranking.ranked],
         "one_machine": entry(ranking.alone),
+        "one_machine_fits": _refused(ranking, ranking.alone.way) is None,
         "refused": [{"name": one.way.name, "why": one.why} for one in ranking.refused],
         "why": [*why(ranking), lonely(ranking)] if ranking.ranked else [],
         "changes": [change._asdict() for change in found],

@@ -5,17 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.methods import METHODS
-from laconic.plan.prior import PRIORS, UNKNOWN, WORST, fitted, prior_of, progress
+from laconic.plan.prior import PRIORS, UNRANKED, WORST, fitted, prior_of, progress
 
 LOCAL = [name for name, prior in PRIORS.items() if prior.rounds]
 
 
 def test_every_method_has_a_prior_or_a_reason_for_having_none():
     known = {name.split()[0] for name in PRIORS}
-    assert known | set(UNKNOWN) == set(METHODS)
-    assert not known & set(UNKNOWN)
+    assert known | set(UNRANKED) == set(METHODS)
+    assert not known & set(UNRANKED)
     assert all(prior.source for prior in PRIORS.values())
-    assert all(progress(name, {}, 1000) is None for name in UNKNOWN)
+    assert all(progress(name, {}, 1000) is None for name in UNRANKED)
 
 
 @given(name=st.sampled_from(LOCAL), every=st.integers(1, 500), steps=st.floats(10, 1e7))

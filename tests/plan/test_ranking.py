@@ -1,20 +1,25 @@
 """The order of ways, what is refused, and what is said of it."""
 
 import math
+import re
 from dataclasses import replace
+from functools import cache
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from laconic.errors import ConfigError
 from laconic.links.network import Connection, Network, of_cluster, parse
-from laconic.plan import reasons, site
+from laconic.plan import ranking, reasons, site
 from laconic.plan.cluster import read_cluster
-from laconic.plan.job import Job, Step
+from laconic.plan.job import Job, Step, of_parameters
 from laconic.plan.ledger import Learnt, Miss
 from laconic.plan.measured import MachineMeasured, Measured, Spread
 from laconic.plan.measured_tables import read_measured, tables_of
+from laconic.plan.price import RESERVE, Memory, price
 from laconic.plan.prior import Prior
-from laconic.plan.ranking import ALONE, Goal, Way, rank, ways_for
+from laconic.plan.ranking import ALONE, IDLE, Goal, Way, priced, rank, too_large, ways_for
 
 SHAPES = tuple((f"blocks.{i}.weight", (96, 64)) for i in range(4))
 JOB = Job("small", SHAPES, 128, 1e6, 2e6, activations=40_000, optimizer=0)
@@ -62,7 +67,9 @@ def test_the_order_is_that_of_the_objective():
         assert scores == sorted(scores)
     first = ranked("5mbit").ranked[0]
     assert first.cost == pytest.approx(first.seconds / 3600 * 2 * 1.0 + first.nbytes / 1e9 * 0.09)
-    assert first.carbon <= first.seconds * 2 * 300 / 3.6e6 * 400
+    busy = IDLE + (1 - IDLE) * (1 - first.price.waiting_share)
+    assert 0.05 < first.price.waiting_share < 0.9
+    assert first.carbon == pytest.approx(first.seconds * 2 * 300 / 3.6e6 * 400 * busy)
 
 
 def test_the_score_is_the_time_that_the_tokens_it_needs_take():
@@ -76,8 +83,13 @@ def test_the_score_is_the_time_that_the_tokens_it_needs_take():
 @pytest.mark.parametrize(
     ("limit", "told"),
     [
-        (0.25e6, "; a batch of 77% of this one would fit"),
-        (1e5, "sharded over 3 machines (fully_shard) its weights, gradients and states would fit"),
+        (0.25e6, "; a batch of 76% of this one would fit"),
+        (1e5, "sharded over 4 machines (fully_shard) its weights, gradients and states would fit"),
+        (
+            4e4,
+            "with a batch of 45% of this one and sharded over 11 machines (fully_shard) its weights, gradients and "
+            "states would fit",
+        ),
     ],
 )
 def test_what_does_not_fit_says_by_how_much_and_what_would(limit, told):
@@ -88,11 +100,79 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(limit, told):
     assert told in why
 
 
+KEPT = re.compile(r"(?:with )?a batch of (?P<batch>[0-9.]+)%|over (?P<parts>[0-9]+) machines")
+KEPT_BESIDE = re.compile(r"keeps at most (?P<size>[0-9.]+) (?P<unit>k|M|G|T)?B beside")
+
+
+@cache
+def once():
+    return price(JOB, parse("20mbit", 2), [STEP] * 2, "ddp")
+
+
+@given(
+    sizes=st.tuples(*(st.floats(1e6, 1e12) for _ in range(2)), *(st.floats(0, 1e12) for _ in range(3))),
+    share=st.floats(0.001, 0.999),
+)
+def test_what_is_said_to_make_it_fit_does(sizes, share):
+    model, gradients, optimizer, batch, state = sizes
+    found = once()
+    held = Memory(*sizes, reserve=RESERVE * sum(sizes))
+    limit = share * held.total
+    site_of = at("20mbit", memory=limit)
+    why = too_large(replace(found, memory=held), site_of)
+    beside = KEPT_BESIDE.search(why)
+    if beside:
+        scale = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, None: 1.0}[beside["unit"]]
+        state = float(beside["size"]) * scale
+    parts = 1
+    for match in KEPT.finditer(why):
+        batch *= float(match["batch"]) / 100 if match["batch"] else 1.0
+        parts = int(match["parts"] or parts)
+    kept = (model / parts, gradients / parts, optimizer / parts, batch, state / parts)
+    advised = Memory(*kept, reserve=RESERVE * sum(kept))
+    assert advised.total <= limit * (1 + 1e-9), why
+    assert too_large(replace(found, memory=advised), at("20mbit", memory=limit * (1 + 1e-9))) is None
+
+
+def test_a_model_whose_batch_alone_is_too_much_is_told_of_both():
+    job = of_parameters(7e9)
+    found = rank(job, site.of(parse("1gbit", 2), [job.at(1e14)] * 2, 24e9), Goal(1e9), [DDP], paces=NO_PACE)
+    assert "with a batch of 7.2% of this one and sharded over 11 machines" in found.refused[0].why
+
+
 def test_what_keeps_too_much_beside_the_model_is_refused_where_the_plain_way_fits():
     found = rank(JOB, at("20mbit", memory=0.3e6), Goal(1e6), WAYS, paces=NO_PACE)
     assert DDP.name in names(found)
     refused = {one.way.name: one.why for one in found.refused}
-    assert "a way that keeps less than its 197 kB beside the model would fit" in refused[DILOCO.name]
+    assert "a way that keeps at most 36.1 kB beside the model and not 197 kB would fit" in refused[DILOCO.name]
+
+
+def test_one_machine_that_does_not_fit_is_refused_like_any_other_way():
+    sharp = rank(JOB, at("20mbit", memory=1e5), Goal(1e6), [HALF], paces=NO_PACE)
+    assert [one.way.name for one in sharp.refused] == [HALF.name, ALONE]
+    assert sharp.refused[1].why.startswith("needs 260 kB, ")
+    assert reasons.lonely(sharp).startswith("One machine alone does not fit; if it did it would make 4.27k tokens/s")
+    assert not reasons.as_json(sharp, [])["one_machine_fits"]
+    assert reasons.as_json(ranked("20mbit", ways=[DDP]), [])["one_machine_fits"]
+
+
+def test_however_few_tensors_are_priced_there_are_blocks_enough_for_the_fragments_of_a_way(monkeypatch):
+    job = of_parameters(1e8)
+    way = Way("streaming", "streaming-diloco", {"every": 3, "overlap": 1, "fragments": 3})
+    monkeypatch.setattr(ranking, "TENSORS", 16)  # as for 64 workers: two blocks would be left
+    found = priced(job, site.of(parse("1gbit", 2), [job.at(1e14)] * 2), way, 0.0)
+    assert found.bytes_out > 0
+    assert "neighbouring blocks' together" in found.notes[-1]
+
+
+def test_why_ddp_is_not_first_is_not_made_up_where_ddp_is_not_among_the_ways():
+    found = ranked("20mbit", ways=[DILOCO])
+    assert reasons.why(found)[1] == "ddp was not among the ways."
+    assert {change.way for change in reasons.changes(found)} <= {DILOCO.name, ALONE}
+    small = rank(JOB, at("20mbit", memory=0.3e6), Goal(1e6), [DDP, DILOCO], paces=NO_PACE)
+    others = [one for one in small.ranked if one.way != DDP]
+    gone = replace(small, ranked=others, refused=[small.refused[0]._replace(way=DDP)])
+    assert reasons.why(gone)[1].startswith("ddp itself is refused here: needs ")
 
 
 def test_earlier_runs_correct_a_price_and_the_terms_still_add_up():
@@ -102,6 +182,19 @@ def test_earlier_runs_correct_a_price_and_the_terms_still_add_up():
     assert right.step_seconds == pytest.approx(factor * plain.step_seconds)
     assert right.tokens_per_second == pytest.approx(plain.tokens_per_second / factor)
     assert sum(seconds for _, seconds in reasons.terms(right)) == pytest.approx(right.step_seconds)
+
+
+def test_what_a_change_brings_is_not_what_another_class_of_links_has_learnt():
+    learnt = Learnt((Miss("ddp", "1e7 bit/s", 2, "x", 1.0, 3.0),) * 6)
+    before = ranked("80mbit", ways=[DDP], learnt=learnt)
+    quick = next(c for c in reasons.changes(before, learnt) if c.what == "the slowest links twice as fast")
+    plain = next(c for c in reasons.changes(ranked("80mbit", ways=[DDP])) if c.what == quick.what)
+    ddp = next(one for one in before.ranked if one.way == DDP)
+    factor = learnt.factor("ddp", parse("80mbit", 2))
+    again = priced(JOB, before.site.quicker_links(), DDP, 0.0, learnt.like(before.site.network))
+    assert again.tokens_per_second < 1.5 * ddp.price.tokens_per_second
+    assert again.learnt == pytest.approx((factor - 1) * (again.step_seconds - again.learnt))
+    assert quick.after >= plain.after
 
 
 def test_three_sentences_say_why_with_the_largest_term_first():
