@@ -11,9 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from laconic.errors import ConfigError
-from laconic.plan.cluster import Cluster
+from laconic.plan.cluster import Cluster, Machine
+
+if TYPE_CHECKING:
+    from laconic.plan.fitting import Probed
 
 BIT_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -41,12 +45,14 @@ class Network:
 
     ``links`` maps ``(sender, receiver)`` to a :class:`Connection` whose ``up`` is that link's bytes a second and
     whose ``latency`` replaces the sender's; a pair that is not there is limited by its two ends alone.
+    ``probed`` is what was measured of each worker's machine, by which plans of sums are chosen.
     ``gloo``: dense sums go as torch's gloo sends them (:mod:`laconic.links.gloo_ring`), which a simulated link repeats.
     """
 
     connections: tuple[Connection, ...]
     links: tuple[tuple[int, int, Connection], ...] = ()
     gloo: bool = False
+    probed: tuple[Probed, ...] = ()
 
     @property
     def workers(self) -> int:
@@ -84,7 +90,17 @@ def of_cluster(cluster: Cluster, workers: int) -> Network:
         lines |= {(a.name, a.name): cluster.line(a, a) for a in placed if placed.count(a) > 1}
     made = {ends: Connection(line.bandwidth, line.bandwidth, line.latency) for ends, line in lines.items()}
     pairs = ((i, j, made[a.name, b.name]) for i, a in enumerate(placed) for j, b in enumerate(placed) if i != j)
-    return Network(tuple(Connection(machine.up, machine.down) for machine in placed), tuple(pairs))
+    ends = tuple(Connection(machine.up, machine.down) for machine in placed)
+    return Network(ends, tuple(pairs), probed=_probed(cluster, placed))
+
+
+def _probed(cluster: Cluster, placed: Sequence[Machine]) -> tuple[Probed, ...]:
+    if cluster.measured is None or not any(m.sums or m.into or m.out for m in cluster.measured.machines.values()):
+        return ()
+    from laconic.plan.fitting import Probed, fit_machine
+
+    found = {name: fit_machine(machine) for name, machine in cluster.measured.machines.items()}
+    return tuple(found.get(machine.name, Probed()) for machine in placed)
 
 
 def on_the_wire(network: Network, frames: float = FRAMES) -> Network:

@@ -8,7 +8,8 @@ compressor is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +23,10 @@ from laconic.links import memory
 from laconic.links.meter import Meter
 from laconic.links.simulated import SimulatedLink
 from laconic.plan.job import Job
+from laconic.plan.measured import Speed
 
 SAMPLE = 1 << 20  # entries of the tensors that are timed
+TIMED = 0.1  # seconds in which a compressor is timed against a probe's time of it
 ROUNDS = 3  # of them, after one that compiles and warms up
 
 
@@ -103,10 +106,33 @@ def pace_of(exchange: Exchange | None, job: Job, threads: int = 1) -> float:
         made = counting.made - before
     if not made:
         return 0.0
-    own = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads))
-    try:
+    with _threads(threads):
         return _quickest(exchange, shapes) / made
+
+
+def speeds_here(names: Iterable[str], threads: int = 1) -> dict[str, Speed]:
+    """What a probe would find of these compressors on this machine."""
+    from laconic.plan.probing.machine import compressing
+
+    with _threads(threads):
+        return {name: compressing(name, TIMED) for name in names}
+
+
+def slower_by(there: Mapping[str, Speed], here: Mapping[str, Speed]) -> float:
+    """How many times as long as here compressing and decompressing take there: the mean of the compressors' ratios."""
+
+    def seconds(speed: Speed) -> float:
+        return 1 / speed.compress.median + 1 / speed.decompress.median
+
+    return statistics.geometric_mean(seconds(there[name]) / seconds(here[name]) for name in there)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    own = torch.get_num_threads()
+    torch.set_num_threads(max(1, number))
+    try:
+        yield
     finally:
         torch.set_num_threads(own)
 

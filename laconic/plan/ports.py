@@ -62,6 +62,8 @@ def even(workers: int, rates: Rates) -> Ports:
 def of_network(network: Network, rates: Rates, overhead: float = 1.0, ahead: float = 0.0) -> Ports:
     """The workers of a network; its latencies come on top of ``alpha``, and its rates stand in ``beta``'s place.
 
+    Of a machine that was probed its own ``gamma`` and ``delta`` hold, and its ports' own ``epsilon`` and ``w_t``.
+
     With ``ahead=0`` a worker waits until its message has left, as on simulated and paced links: a slow line to one peer
     keeps its uplink busy for as long as the message takes. The buffers of real connections (:data:`BUFFERS`) let it go
     on sooner. ``overhead`` is bytes on the wire for each byte of payload.
@@ -93,7 +95,14 @@ def of_network(network: Network, rates: Rates, overhead: float = 1.0, ahead: flo
         return rates.alpha + latency[sources, targets]
 
     count = 2 * n if ahead == 0 else 2 * n + n * n
-    return Ports(n, count, route, start, *_shared(count, rates), *_each(n, rates), ahead)
+    crowd, each = _shared(count, rates), _each(n, rates)
+    for rank, known in enumerate(network.probed):
+        for port, found in ((rank, known.out), (n + rank, known.into)):
+            if found is not None:
+                crowd[0][port], crowd[1][port] = found
+        if known.gamma is not None and known.delta is not None:
+            each[0][rank], each[1][rank] = known.gamma, known.delta
+    return Ports(n, count, route, start, *crowd, *each, ahead)
 
 
 # -- trees ---------------------------------------------------------------------------------------------------------

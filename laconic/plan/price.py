@@ -15,7 +15,7 @@ from laconic.links.gloo_ring import LARGEST
 from laconic.links.network import Network
 from laconic.methods import METHODS, build
 from laconic.plan.job import VALUE, Job, Step
-from laconic.plan.running import TAIL, UNKNOWN, Course, Trace, between, bucket_for, course_of, cut_short, traced
+from laconic.plan.running import TAIL, UNKNOWN, Course, Paces, Trace, between, bucket_for, course_of, cut_short, traced
 from laconic.sync.base import among
 
 RESERVE = 0.1  # of memory, for what is under way while an exchange runs, and for fragments of free memory
@@ -85,15 +85,16 @@ def price(
     method: str,
     settings: dict[str, Any] | None = None,
     *,
-    compressing: float = 0.0,
+    compressing: Paces = 0.0,
     tail: int = TAIL,
     apart: bool = False,
     course: Course | None = None,
 ) -> Price:
     """Price a method on a network whose workers take ``steps``, one each, a byte compressed ``compressing`` seconds.
 
-    ``course`` says how long it is run, by default until it has settled and a few periods more. ``apart`` ends every
-    step with what is under way, so that a step's bytes are its own, and nothing is hidden.
+    ``compressing`` may be of each worker. ``course`` says how long it is run, by default until it has settled and a few
+    periods more. ``apart`` ends every step with what is under way, so that a step's bytes are its own, and nothing is
+    hidden.
 
     Law:    ``step_seconds == computing + compressing + waiting``; with no latency, twice the bandwidths and half the
             seconds of computing and compressing halve it.

@@ -35,6 +35,9 @@ MESSAGES = 20_000  # of one exchange of the whole model, as many as are run; lar
 UNKNOWN = (LaconicError, RuntimeError, NotImplementedError)  # what raises where a decision needs data
 
 
+Paces = float | Sequence[float]
+
+
 class Mark(NamedTuple):
     """What a worker's clock and meter show at the end of a period."""
 
@@ -76,10 +79,12 @@ def traced(
     course: Course,
     *,
     device: str = "meta",
-    compressing: float = 0.0,
+    compressing: Paces = 0.0,
     apart: bool = False,
 ) -> list[Trace]:
     """Run a method as :func:`laconic.plan.price.price` does, and tell what each worker saw.
+
+    ``compressing`` is seconds a byte, of all workers or of each.
 
     Law:    between two marks ``clock == computing + compressing + waiting``.
     Raises: whatever the method raises where it needs data, in its first period.
@@ -87,7 +92,7 @@ def traced(
     bucket = bucket_for(job, network.workers)[0]
 
     def work(link: SimulatedLink) -> Trace:
-        link.meter = Charged(link, compressing)
+        link.meter = Charged(link, compressing[link.rank] if isinstance(compressing, Sequence) else compressing)
         return _Worker(job, steps[link.rank], link, build(method, settings), bucket, apart, device).run(course)
 
     return simulated.run(network, work, timeout=PATIENT)

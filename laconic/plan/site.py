@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from laconic.bench import units
 from laconic.errors import ConfigError
 from laconic.links.network import Connection, Network, of_cluster
+from laconic.plan.charging import slower_by, speeds_here
 from laconic.plan.cluster import Cluster, Machine
-from laconic.plan.job import Job, Step
+from laconic.plan.job import Job, Step, threads_of
 
 ALIKE = 1.01  # links within this of the slowest are as slow as it
 DIGITS = 1e-5  # operations that differ by less are the same: a cluster file keeps six digits
@@ -21,7 +22,8 @@ BY_GLOO = 16  # workers up to which sums are priced message by message as gloo s
 class Site:
     """Workers: ``steps`` and ``memory`` (bytes, infinite where nobody says) of each, and the network that joins them.
 
-    ``where`` is what the links are called, and ``told`` how the seconds of a step are known.
+    ``where`` is what the links are called, and ``told`` how the seconds of a step are known. ``compressing`` is how
+    many times as long as here each machine takes to compress, where that was probed.
     """
 
     network: Network
@@ -29,6 +31,7 @@ class Site:
     memory: tuple[float, ...]
     where: str = ""
     told: str = ""
+    compressing: tuple[float, ...] = ()
 
     @property
     def workers(self) -> int:
@@ -43,7 +46,13 @@ class Site:
     def alone(self) -> Site:
         """The quickest worker by itself."""
         best = min(range(self.workers), key=lambda worker: self.steps[worker].seconds)
-        return replace(self, network=Network((Connection(),)), steps=(self.steps[best],), memory=(self.memory[best],))
+        return replace(
+            self,
+            network=Network((Connection(),)),
+            steps=(self.steps[best],),
+            memory=(self.memory[best],),
+            compressing=(),
+        )
 
     def quicker_links(self, factor: float = 2.0) -> Site:
         """The slowest links, and those about as slow, so many times faster."""
@@ -84,8 +93,10 @@ class Site:
             links += [(last, size, near), (size, last, near)]
         ends = (*self.network.connections, self.network.connections[last])
         more = (*self.steps, self.steps[last]), (*self.memory, self.memory[last])
-        wider = replace(self.network, connections=ends, links=tuple(links))
-        return replace(self, network=wider, steps=more[0], memory=more[1])
+        paces = (*self.compressing, *self.compressing[-1:])
+        probed = (*self.network.probed, *self.network.probed[-1:])
+        wider = replace(self.network, connections=ends, links=tuple(links), probed=probed)
+        return replace(self, network=wider, steps=more[0], memory=more[1], compressing=paces)
 
 
 def of(network: Network, steps: Sequence[Step], memory: float | None = None, where: str = "", told: str = "") -> Site:
@@ -115,7 +126,19 @@ def of_cluster_file(cluster: Cluster, workers: int, job: Job, memory: float | No
     rates = sorted({machine.flops for machine in placed})
     told = " to ".join(f"{rate / 1e9:,.4g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
     made = of(of_cluster(cluster, workers), steps, None, where or cluster.name, f"its machines reach {told} Gflop/s")
-    return replace(made, memory=limits)
+    return replace(made, memory=limits, compressing=_compressing(cluster, placed))
+
+
+def _compressing(cluster: Cluster, placed: Sequence[Machine]) -> tuple[float, ...]:
+    """Each machine's time to compress over this one's, for the same compressors; empty where none were timed there."""
+    known = {} if cluster.measured is None else cluster.measured.machines
+    speeds = {machine.name: known[machine.name].compressors for machine in placed if machine.name in known}
+    names = sorted({name for each in speeds.values() for name in each})
+    if not names:
+        return ()
+    own = speeds_here(names, threads_of(len(placed)))
+    slower = {name: slower_by(each, own) for name, each in speeds.items() if each}
+    return tuple(slower.get(machine.name, 1.0) for machine in placed)
 
 
 def _step(cluster: Cluster, machine: Machine, job: Job) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sized
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -76,7 +77,7 @@ def seconds(plan: Plan, ports: Ports, nbytes: float) -> float:
     :func:`laconic.plan.genmodel.price` lets a round begin when all have ended the one before, which is too long where
     links are uneven: then only those who hear from a slow one wait. Here a worker sends its messages one after the
     other, each occupying it until all but ``ports.ahead`` bytes have left, then takes those sent to it in turn, and
-    then adds. Nothing crowds.
+    then adds. A byte at a port takes ``epsilon`` longer for each worker beyond ``w_t`` that it deals with in the round.
 
     Raises: ConfigError for ports that transfers share otherwise than at their two ends.
     """
@@ -91,20 +92,27 @@ def seconds(plan: Plan, ports: Ports, nbytes: float) -> float:
     gamma, delta = (ports.gamma * block).tolist(), (ports.delta * block).tolist()
     clock, free, up = [0.0] * plan.workers, [0.0] * plan.workers, [0.0] * plan.workers
     busy: dict[tuple[int, int], float] = {}
+    epsilon, w_t = ports.epsilon.tolist(), ports.w_t.tolist()
+
+    def crowd(port: int, peers: Sized) -> float:
+        return max(len(peers) + 1 - w_t[port], 0.0) * epsilon[port] if epsilon[port] else 0.0
+
     for number in range(len(plan.rounds)):
         due: dict[tuple[int, int], float] = {}
         here = [(rank, turn) for rank, mine in enumerate(turns(plan)) if (turn := mine[number]) is not None]
         for rank, turn in here:
             for to, spans in turn.sends:
                 size, begin = _length(spans) * block, max(clock[rank], up[rank])
-                up[rank] = begin + size * out[rank][to]
+                up[rank] = begin + size * (out[rank][to] + crowd(rank, turn.sends))
                 left = max(up[rank], max(begin, busy.get((rank, to), 0.0)) + size * line[rank][to])
                 busy[rank, to] = left
                 due[rank, to] = left + start[rank][to]
                 clock[rank] = max(clock[rank], left - min(size, ports.ahead) * max(out[rank][to], line[rank][to]))
         for rank, turn in here:
+            crowded = crowd(plan.workers + rank, turn.takes)
             for source, spans in sorted(turn.takes, key=lambda take: due[take[0], rank]):
-                free[rank] = max(due[source, rank], free[rank] + _length(spans) * block * into[source][rank])
+                slow = into[source][rank] + crowded
+                free[rank] = max(due[source, rank], free[rank] + _length(spans) * block * slow)
             clock[rank] = max(clock[rank], free[rank])
             added = [(stop - first, len(sources)) for (first, stop), sources in turn.sums]
             clock[rank] += sum(size * (count * gamma[rank] + (count + 2) * delta[rank]) for size, count in added)
