@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 WIDEST = 12  # machines whose matrix is printed
 FOR = {".gml": ("bandwidth", "memory", "flops"), ".xml": ("memory", "flops", "hosts", "nic", "nvlink")}
-SIZES = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 def clusters(
@@ -41,6 +40,7 @@ def clusters(
       laconic clusters geant.gml --bandwidth 1gbit --out geant.toml
       laconic clusters p4d-24xl-topo.xml --hosts 2 --nic 100gbit --nvlink 1920gbit --out p4d.toml
     """
+    from laconic.cli.plan import parse_size
     from laconic.links.network import parse_rate
     from laconic.plan.cluster import parse_flops, read_cluster, shipped
     from laconic.plan.importing import Assumed, imported
@@ -70,7 +70,7 @@ def clusters(
             )
         rates = {key: parse_rate(text) for key in ("bandwidth", "nic", "nvlink") if (text := stated[key]) is not None}
         assumed = Assumed(
-            memory=None if memory is None else parse_memory(memory),
+            memory=None if memory is None else parse_size(memory),
             flops=None if flops is None else parse_flops(flops),
             hosts=hosts,
             bandwidth=rates.get("bandwidth"),
@@ -83,21 +83,6 @@ def clusters(
     typer.echo(json.dumps(told, indent=1) if as_json else _shown(cluster, told))
     if out is not None and not as_json:
         typer.echo(f"cluster file: {out}")
-
-
-def parse_memory(text: str) -> float:
-    """Bytes from text such as ``80GB``.
-
-    Raises: ConfigError with what would be right.
-    """
-    number, unit = text.strip()[:-2], text.strip()[-2:].upper()
-    try:
-        nbytes = float(number) * SIZES[unit]
-    except (ValueError, KeyError):
-        nbytes = 0.0
-    if not 0 < nbytes < float("inf"):
-        raise ConfigError(f"memory {text!r} is no size; write it with its unit, such as 80GB or 512MB")
-    return nbytes
 
 
 def _checked(raw: dict[str, Any]) -> Cluster:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from laconic.links.network import Network
     from laconic.plan.choosing import Option
 
-UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+MOST = 256  # workers: a ring among them has 130,000 transfers, and four times as many among twice as many
 CAUSES = {
     "alpha": "starts and latency",
     "beta": "bytes on the links",
@@ -45,17 +44,22 @@ def collectives(
     In a nesting planned(plan="auto") takes the first, and planned(plan="ring") any of them.
     """
     from laconic.links.network import parse_time
-    from laconic.plan.choosing import USUAL, options
+    from laconic.plan.choosing import MOST_AT_ONCE, USUAL, options
     from laconic.plan.ports import BUFFERS
 
     network = _network(workers, link, link_of or [], cluster)
     size = _bytes(nbytes)
+    left_out = [] if network.workers <= MOST_AT_ONCE else ["cps", "gentree"]
     found = options(network.workers, size, network, USUAL._replace(alpha=parse_time(alpha)), BUFFERS)
     if as_json:
         plans = [_plain(option) for option in found]
-        typer.echo(json.dumps({"workers": network.workers, "nbytes": size, "plans": plans}, indent=1))
+        told = {"workers": network.workers, "nbytes": size, "plans": plans, "left_out": left_out}
+        typer.echo(json.dumps(told, indent=1))
         return
-    typer.echo("\n".join(_table(found, network, size)))
+    lines = _table(found, network, size)
+    if left_out:
+        lines += ["", f"Left out beyond {MOST_AT_ONCE} workers: {' and '.join(left_out)}."]
+    typer.echo("\n".join(lines))
 
 
 def _network(workers: int | None, link: str | None, link_of: list[str], cluster: str | None) -> Network:
@@ -68,15 +72,23 @@ def _network(workers: int | None, link: str | None, link_of: list[str], cluster:
         if link is not None or link_of:
             raise ConfigError("collectives: --cluster says what the links are; leave --link and --link-of out")
         machines = read_cluster(cluster)
-        return of_cluster(machines, workers or len(machines.workers) or len(machines.machines))
-    return parse(link or "100mbit", workers or 4, link_of)
+        return of_cluster(machines, _few(workers or len(machines.workers) or len(machines.machines)))
+    return parse(link or "100mbit", _few(workers or 4), link_of)
+
+
+def _few(workers: int) -> int:
+    if workers > MOST:
+        raise ConfigError(f"collectives: plans are priced for at most {MOST} workers, got {workers}")
+    return workers
 
 
 def _bytes(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)b", text.strip().lower())
-    if match is None or not float(match[1]):
-        raise ConfigError(f"--bytes {text!r}: write the vector's size, such as 4MB or 800kB")
-    return float(match[1]) * UNITS[match[2]]
+    from laconic.cli.plan import parse_size
+
+    try:
+        return parse_size(text)
+    except ConfigError:
+        raise ConfigError(f"--bytes {text!r}: write the vector's size, such as 4MB or 800kB") from None
 
 
 def _plain(option: Option) -> dict[str, Any]:

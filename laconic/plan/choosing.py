@@ -1,4 +1,8 @@
-"""Which all-reduce for which network: every plan that is known, priced, the cheapest first."""
+"""Which all-reduce for which network: the plans that may be cheapest, priced, the cheapest first.
+
+Stages (``hcps``) are tried by GenTree. Rings in dimensions (``rings``) are tried as rings in sites; on even links they
+start more often than stages of the same sizes and send as much. By these clocks nothing crowds.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,9 @@ class Option(NamedTuple):
 def options(
     workers: int, nbytes: float, network: Network | None = None, rates: Rates = USUAL, ahead: float = 0.0
 ) -> list[Option]:
-    """Every plan for so many workers, the cheapest first; of equals the one with fewer rounds.
+    """The plans for so many workers, the cheapest first; of equals the one with fewer rounds.
+
+    Beyond ``MOST_AT_ONCE`` workers cps and GenTree are left out, which have a message for every pair.
 
     Without a ``network`` links are even, with ``rates.beta``; with one its own rates and latencies hold, and
     ``rates.alpha`` is what a round takes besides; ``ahead`` is as in :func:`~laconic.plan.ports.of_network`.

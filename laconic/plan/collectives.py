@@ -220,7 +220,10 @@ def two_level(hosts: int, local: int, nbytes: float, inside: Rates, between: Rat
 
 
 def leaders(hosts: int, local: int, nbytes: float, inside: Rates, between: Rates) -> float:
-    """Seconds of a sum at each host's leader, a ring among leaders, and a broadcast on each host, by binomial trees."""
+    """Seconds of a sum at each host's leader, a ring among leaders, and a broadcast on each host, by binomial trees.
+
+    In the plan of that name (:func:`laconic.plan.groups.leaders`) a host's workers send to their leader all at once.
+    """
     return tree(local, nbytes).seconds(inside) + ring(hosts, nbytes).seconds(between)
 
 

@@ -1,8 +1,8 @@
 """Where the parts of a model lie on a cluster, and what its lines then carry.
 
 A machine that stands k times in a cluster's ``workers`` is a host of k accelerators; its ``memory`` and ``flops`` are
-those of one of them, and its ``up`` and ``down`` are each one's connection, which all of its messages pass, those within
-the machine too: as everywhere that reads a cluster.
+those of one of them, and its ``up`` and ``down`` are each one's connection, which all of its messages pass, also those
+within the machine: as everywhere that reads a cluster.
 """
 
 from __future__ import annotations

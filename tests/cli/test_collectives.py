@@ -27,6 +27,15 @@ def test_the_object_has_all_plans_in_order_and_their_terms(laconic):
     assert all(len(plan["vectors_sent_by_each"]) == 10 and len(plan["terms_in_step"]) == 5 for plan in found["plans"])
 
 
+def test_what_is_left_out_among_many_workers_is_said(laconic):
+    _, out, _ = laconic("collectives", "--workers", "65", "--bytes", "1MiB")
+    assert out.splitlines()[0].startswith("An all-reduce of 1.05 MB")
+    assert out.splitlines()[-1] == "Left out beyond 64 workers: cps and gentree."
+    _, out, _ = laconic("collectives", "--workers", "65", "--json")
+    assert json.loads(out)["left_out"] == ["cps", "gentree"]
+    assert "Left out" not in laconic("collectives", "--workers", "8")[1]
+
+
 def test_one_worker_has_nothing_to_send(laconic):
     assert "alone" in laconic("collectives", "--workers", "1")[1]
 
@@ -38,6 +47,8 @@ def test_one_worker_has_nothing_to_send(laconic):
         (("--bytes", "0MB"), "write the vector's size"),
         (("--cluster", "aws10", "--link", "1gbit"), "leave --link and --link-of out"),
         (("--workers", "0"), "at least 1, got 0"),
+        (("--workers", "257"), "plans are priced for at most 256 workers, got 257"),
+        (("--workers", "100000", "--cluster", "aws10"), "at most 256 workers, got 100000"),
         (("--alpha", "fast"), "is not a time"),
     ],
 )

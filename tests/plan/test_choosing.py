@@ -10,8 +10,8 @@ from laconic.links.network import Connection, Network, of_cluster, parse
 from laconic.plan.choosing import NAMES, USUAL, options, plan_of
 from laconic.plan.cluster import read_cluster
 from laconic.plan.collectives import Rates, doubling_until, star_until
-from laconic.plan.groups import Group, workers_of
-from laconic.plan.ports import of_network
+from laconic.plan.groups import Group, factorisations, workers_of
+from laconic.plan.ports import even, of_network
 from laconic.plan.rounds import check
 from laconic.plan.sites import sites
 from laconic.plan.turns import seconds
@@ -54,6 +54,13 @@ def test_where_rates_do_not_fall_there_is_one_site(network):
     assert sites(network) == Group(tuple(range(network.workers)))
 
 
+def test_latency_alone_makes_no_sites():
+    far = tuple(
+        (i, j, Connection(1e7, 1e7, 0.0001 if i // 2 == j // 2 else 0.1)) for i in range(4) for j in range(4) if i != j
+    )
+    assert sites(Network((Connection(1e7, 1e7),) * 4, far)) == Group((0, 1, 2, 3))
+
+
 def test_the_slower_direction_counts():
     one_way = Network((Connection(1e7, 1e7),) * 3, tuple((0, j, Connection(1e5, 1e5)) for j in (1, 2)))
     assert {frozenset(workers_of(member)) for member in sites(one_way).members} == {frozenset({0}), frozenset({1, 2})}
@@ -82,6 +89,17 @@ def test_for_few_bytes_the_fewest_rounds_and_for_many_the_fewest_bytes():
     small, large = (options(8, nbytes, None, rates) for nbytes in (10.0, 1e9))
     assert len(small[0].plan.rounds) == 2
     assert max(large[0].plan.shares()[0]) == pytest.approx(2 * 7 / 8)
+
+
+@pytest.mark.parametrize("workers", [4, 6, 8, 12, 16])
+@pytest.mark.parametrize("nbytes", [1e3, 1e5, 1e7])
+def test_on_even_links_no_stages_and_no_rings_in_dimensions_beat_the_choice(workers, nbytes):
+    """So it need not try them one by one: GenTree tries all stages, and rings of the same sizes start more often."""
+    best = options(workers, nbytes)[0].seconds
+    for factors in factorisations(workers):
+        text = "x".join(map(str, factors))
+        for name in (f"hcps:{text}", f"rings:{text}"):
+            assert best <= seconds(plan_of(name, workers, nbytes), even(workers, USUAL), nbytes) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("workers", [4, 8, 16])
