@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -37,8 +38,8 @@ def plan(
         str, typer.Option("--cluster", help="machines and links: a shipped name (aws10) or a TOML file")
     ] = "",
     workers: Annotated[
-        int, typer.Option("--workers", "-n", help="how many (default: 2, or the cluster's)", show_default=False)
-    ] = 0,
+        int | None, typer.Option("--workers", "-n", help="how many (default: 2, or the cluster's)", show_default=False)
+    ] = None,
     link: Annotated[
         str, typer.Option("--link", help="each worker's connection: 20mbit,30ms; or DOWN/UP: 50mbit/5mbit")
     ] = "",
@@ -60,6 +61,12 @@ def plan(
         float, typer.Option("--background", help="share of the links that other traffic takes, such as 0.3")
     ] = 0.0,
     methods: Annotated[str, typer.Option("--methods", "-m", help="only these ways' methods, comma-separated")] = "",
+    slack: Annotated[
+        float,
+        typer.Option(
+            "--slack", help="how much longer than the quickest way one of less bytes, cost or carbon may take"
+        ),
+    ] = 0.1,
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="an option of the workload")] = None,
     size: Annotated[str | None, typer.Option("--size", help="the same as --option size=…")] = None,
     seed: Annotated[int, typer.Option("--seed", help="of the weights and the order of the data")] = 0,
@@ -102,40 +109,47 @@ def plan(
         )
     if workload is None and (pilot or emit):
         raise ConfigError(f"plan: {'--pilot' if pilot else '--emit'} trains a workload, and --params names none")
+    if workload is None and (option or size):
+        raise ConfigError(f"plan: {'--option' if option else '--size'} is of a workload, and --params names none")
     seconds = None if pilot is None else parse_seconds(pilot)
     say: Callable[[str], None] = (lambda sentence: None) if as_json else typer.echo
     recipe = _recipe(workload, cluster, workers, link, link_of, slow, option, size, seed)
     job = _job(recipe, params, batch)
     site = _site(recipe, job, flops, step_seconds, None if memory is None else parse_size(memory), say)
     site = site.shared(background)
-    wanted = tokens or (STEPS * job.tokens * site.workers if params is None else PER_PARAMETER * job.parameters)
+    usual = STEPS * job.tokens * site.workers if params is None else PER_PARAMETER * job.parameters
+    wanted = usual if tokens is None else tokens
     grid = _grid(intensity, recipe)
-    goal = Goal(float(wanted), objective, hour, gigabyte, watts, grid.mean).checked()
+    goal = Goal(float(wanted), objective, hour, gigabyte, watts, grid.mean, slack).checked()
     ways = _only(ways_for(job, site, goal.tokens / (job.tokens * site.workers)), methods)
     sources = [*(learn or []), *([Path(recipe.cluster)] if recipe.cluster.endswith(".toml") else [])]
     known = ledger.read(sources)
     priors = None
-    ranking = rank(job, site, goal, ways, learnt=known)
+    with _telling() as tell:
+        ranking = rank(job, site, goal, ways, learnt=known, tell=tell)
     if seconds is not None:
         from laconic.plan import pilot as short_runs
 
         order = [one.way for one in ranking.ranked if one.way.method != "alone"]
         priors = short_runs.run(recipe, order, seconds, say)
         ranking = rank(job, site, goal, ways, learnt=known, priors=priors, paces=ranking.paces)
-    found = reasons.changes(ranking, known, priors) if ranking.ranked else []
-    if emit is not None:
-        _emit(emit, recipe, ranking)
+    with _telling() as tell:
+        found = reasons.changes(ranking, known, priors, tell) if ranking.ranked else []
+    begin = _begin(grid, ranking) if grid.table is not None and ranking.ranked else None
     if as_json:
         told = reasons.as_json(ranking, found)
         if grid.table is not None and ranking.ranked:
-            told["begin"] = _begin(grid, ranking)
+            told["begin"] = begin
         typer.echo(json.dumps(told, indent=1))
-        return
-    show(ranking, found, say)
-    if grid.table is not None and ranking.ranked and (begin := _begin(grid, ranking)):
+    else:
+        show(ranking, found, say)
+    if begin is not None:
         say(f"Begun at hour {begin['hour']:.3g} of {intensity} it emits {begin['saved']:.1%} less than at hour 0.")
     if emit is not None:
+        _emit(emit, recipe, ranking, flops, step_seconds)
         say(f"recipe: {emit}; run it by: laconic train --recipe {emit}")
+        for left in _left_out(recipe, ranking, flops, step_seconds, background):
+            say(f"Not in the recipe: {left}.")
 
 
 def parse_size(text: str) -> float:
@@ -163,7 +177,7 @@ def parse_seconds(text: str) -> float:
 def _recipe(
     workload: str | None,
     cluster: str,
-    workers: int,
+    workers: int | None,
     link: str,
     link_of: list[str] | None,
     slow: list[str] | None,
@@ -174,7 +188,7 @@ def _recipe(
     from laconic.plan.cluster import read_cluster
     from laconic.recipe import Recipe, read_settings
 
-    if workers < 0:
+    if workers is not None and workers < 1:
         raise ConfigError(f"plan: --workers must be at least 1, got {workers}")
     if not cluster and not link:
         raise ConfigError("plan: say what the links are: --link 20mbit,30ms, or --cluster cluster.toml")
@@ -186,7 +200,7 @@ def _recipe(
     made = Recipe(
         workload or "shakespeare",
         options=options,
-        workers=workers or 2,
+        workers=2 if workers is None else workers,
         link=link,
         links=tuple(link_of or ()),
         slow=tuple(slow or ()),
@@ -310,28 +324,61 @@ def _begin(grid: _Grid, ranking: Ranking) -> dict[str, float] | None:
 
 def _only(ways: list[Way], methods: str) -> list[Way]:
     from laconic.methods import get
+    from laconic.plan.prior import UNRANKED
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     for name in names:
         get(name)
+        if name in UNRANKED:
+            raise ConfigError(
+                f"plan: {name} is not ranked, since nothing says how many tokens it needs: {UNRANKED[name]}; "
+                "laconic compare trains it"
+            )
     chosen = [way for way in ways if not names or way.method in names]
     if not chosen:
         raise ConfigError(f"plan: no way of {methods} makes sense for a run this short on these workers")
     return chosen
 
 
-def _emit(path: Path, recipe: Recipe, ranking: Ranking) -> None:
+@contextlib.contextmanager
+def _telling() -> Iterator[Callable[[str], None]]:
+    """What is being priced, in a line of a terminal that is gone when all is."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("pricing") as line:
+        yield lambda name: line.update(f"pricing {name} …")
+
+
+def _emit(path: Path, recipe: Recipe, ranking: Ranking, flops: str | None, step_seconds: float | None) -> None:
+    from laconic.plan.cluster import parse_flops
+
     if not ranking.ranked:
         raise ConfigError("plan: no way fits, so there is no recipe to write; the table says what would fit")
     first = ranking.first
     alone = first.way.method == "alone"
     changes: dict[str, Any] = {"method": first.way.method, "settings": first.way.settings, "steps": None}
     changes["tokens"] = max(1, round(first.tokens))
+    if recipe.cluster:
+        pace = {"step_seconds": step_seconds} if flops is None else {"flops": parse_flops(flops)}
+        changes |= {"on": "simulated"} | pace
     if alone:
         changes |= {"workers": 1, "slow": (), "link": "", "links": (), "cluster": ""}
-    elif recipe.cluster:
-        changes["on"] = "simulated"
+    if alone and recipe.cluster:  # one of its machines, and not this one
+        changes |= {"step_seconds": ranking.site.alone().steps[0].seconds, "flops": None}
     try:
         path.write_text(recipe.replace(**changes).checked().to_toml())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _left_out(
+    recipe: Recipe, ranking: Ranking, flops: str | None, step_seconds: float | None, background: float
+) -> list[str]:
+    """What a plan was told that a recipe has no word for."""
+    left = []
+    if background and ranking.first.way.method != "alone":
+        left.append(f"--background {background:g}; its links are all its own")
+    if not recipe.cluster and (flops is not None or step_seconds is not None):
+        given = f"--flops {flops}" if flops is not None else f"--step-seconds {step_seconds:g}"
+        left.append(f"{given}; it computes as fast as this machine does")
+    return left

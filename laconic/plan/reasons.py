@@ -73,7 +73,7 @@ def changes(
     """
     site, goal = ranking.site, ranking.goal
     best = [one.way for one in ranking.ranked if one.way.name != ALONE][:TRIED]
-    asked = [one.way for one in (*ranking.ranked, *ranking.refused)]
+    asked = [*(one.way for one in ranking.ranked), *(one.way for one in ranking.refused)]
     if PLAIN in asked and PLAIN not in best:
         best.append(PLAIN)
     learnt = None if learnt is None else learnt.like(site.network)

@@ -1,14 +1,16 @@
 """``laconic plan``: a table, reasons, a recipe that runs, and sentences for what cannot be planned."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from laconic.cli.plan import parse_seconds, parse_size
+from laconic.cli.plan import _emit, parse_seconds, parse_size
 from laconic.errors import ConfigError
 from laconic.plan import ledger
 from laconic.plan.ledger import FILE, Miss
-from laconic.recipe import read_recipe
+from laconic.plan.ranking import Way
+from laconic.recipe import Recipe, read_recipe
 from tests.here import MINE
 from tests.plan.test_uneven_ways import TWO_SITES
 
@@ -28,7 +30,9 @@ def test_a_plan_says_speeds_bytes_memory_waiting_why_and_what_would_help(laconic
 
 
 def test_the_json_of_a_plan_is_one_object_whose_terms_add_up(laconic):
-    status, out, err = laconic("plan", MINE, "--link", "1mbit,5ms", *FAST, "--json", "--objective", "bytes")
+    status, out, err = laconic(
+        "plan", MINE, "--link", "1mbit,5ms", *FAST, "--json", "--objective", "bytes", "--slack", 99
+    )
     assert status == 0, err
     told = json.loads(out)
     for way in told["ways"]:
@@ -47,6 +51,48 @@ def test_a_number_of_parameters_is_planned_on_a_cluster_without_a_workload(lacon
     assert told["job"]["parameters"] == pytest.approx(1e7, rel=0.02)
     assert told["workers"] == 2
     assert "more than 1.00 GB" in told["refused"][0]["why"]
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_where_nothing_fits_there_is_a_table_and_no_recipe(laconic, tmp_path, words):
+    given = ("plan", MINE, "--link", "1mbit,5ms", *FAST, "--memory", "3KB", "--emit", "first.toml", *words)
+    status, out, err = laconic(*given)
+    assert status != 0
+    assert "the table says what would fit" in " ".join(err.split())
+    refused = {way["name"]: way["why"] for way in json.loads(out)["refused"]} if words else out
+    assert "one machine" in refused
+    assert "ddp" in refused
+    assert not (tmp_path / "first.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        (("--step-seconds", 2, "--methods", "diloco"), ("diloco", 3, 2.0, None)),
+        (("--flops", "1mflops", "--methods", "diloco"), ("alone", 1, 0.00576, None)),
+    ],
+)
+def test_a_recipe_for_a_clusters_machines_computes_as_long_as_was_planned(laconic, tmp_path, words, fields):
+    given = ("plan", MINE, "--cluster", "homes6", "--workers", 3, "--tokens", 20_000, *words)
+    status, out, err = laconic(*given, "--background", 0.1, "--emit", "r.toml")
+    assert status == 0, err
+    recipe = read_recipe(tmp_path / "r.toml")
+    assert recipe.on == "simulated"
+    assert (recipe.method, recipe.workers, recipe.step_seconds, recipe.flops) == pytest.approx(fields)
+    assert ("Not in the recipe: --background 0.1" in out) == (recipe.workers > 1)
+
+
+def test_a_recipe_for_a_clusters_machines_has_the_speed_that_was_planned(tmp_path):
+    first = SimpleNamespace(way=Way("ddp", "ddp", {}), tokens=1000.0)
+    recipe = Recipe(MINE, workers=3, cluster="homes6", steps=1)
+    _emit(tmp_path / "r.toml", recipe, SimpleNamespace(ranked=[first], first=first), "1gflops", None)
+    assert (read_recipe(tmp_path / "r.toml").flops, read_recipe(tmp_path / "r.toml").on) == (1e9, "simulated")
+
+
+def test_what_a_recipe_cannot_say_is_said_beside_it(laconic):
+    status, out, err = laconic("plan", MINE, "--link", "1mbit,5ms", *FAST, "--emit", "r.toml")
+    assert status == 0, err
+    assert "Not in the recipe: --step-seconds 0.05; it computes as fast as this machine does." in out
 
 
 @pytest.mark.processes
@@ -113,6 +159,14 @@ def test_an_emitted_recipe_of_two_sites_sums_by_a_plan_and_trains(laconic, tmp_p
         (("fashion", "--cluster", "asw10"), "unknown cluster 'asw10'; did you mean 'aws10'?"),
         (("fashion", "--cluster", "aws10", "--link", "1gbit"), "both say what the links are; give one"),
         (("fashion", "--link", "1gbit", "--workers", -1), "--workers must be at least 1"),
+        (("fashion", "--link", "1gbit", "--workers", 0), "--workers must be at least 1"),
+        (("fashion", "--link", "1gbit", "--step-seconds", 1, "--tokens", 0), "--tokens must be at least 1, got 0"),
+        (("--params", "1e7", "--link", "1gbit", "--size", "small"), "--size is of a workload, and --params names none"),
+        (("--params", "1e7", "--link", "1gbit", "-o", "batch_size=8"), "--option is of a workload"),
+        (
+            ("fashion", "--link", "1gbit", "--step-seconds", 1, "--methods", "ddp,accordion"),
+            "accordion is not ranked, since nothing says how many tokens it needs: its level follows the gradients",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_a_sentence(laconic, words, told):
