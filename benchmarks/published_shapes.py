@@ -11,7 +11,13 @@ from common import ROOT, heading
 
 sys.path.insert(0, str(ROOT))
 
-from tests.plan.test_megatron import REACH, TABLE, predicted  # the rows are kept where they are tested
+from tests.plan.test_megatron import (
+    REACH,
+    REACH_ALONE,
+    TABLE,
+    TRILLION,
+    predicted,
+)  # the rows are kept where they are tested
 
 
 def main() -> None:
@@ -25,6 +31,10 @@ def main() -> None:
         misses.append(found / published - 1)
         print(f"{billions:>9} B{p:>4}{t:>3}{workers:>9}{published:>11}{found:>11.0f}{misses[-1]:>+7.1%}")
     print(f"\nworst of the six with a pipeline: {max(map(abs, misses[4:])):.1%}; Tflop/s of each worker")
+    alone = 100 * predicted(TRILLION, REACH_ALONE) / 312
+    print(
+        f"from inputs alone ({REACH_ALONE:.0%} of the peak) the trillion is at {alone:.0f} %, {alone - 52:+.0f} points"
+    )
 
 
 if __name__ == "__main__":

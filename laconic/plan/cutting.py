@@ -116,10 +116,15 @@ def stages(job: Job, layout: Layout) -> Stages:
         def whole(pieces: Sequence[int]) -> list[int]:  # each chunk of a stage has as many layers
             return [shape.chunks * n for n in pieces]
 
+        each, last = [x.there + x.back for x in one], head.there + head.back
+        micro_batches = shape.micro_batches(training.batch)
+
+        def seconds(pieces: Sequence[int]) -> list[float]:
+            found = [shape.chunks * n * s for n, s in zip(pieces, each, strict=True)]
+            return [*found[:-1], found[-1] + last]
+
         def least(pieces: Sequence[int]) -> float:
-            made = _with_head(one, whole(pieces), head)
-            micro_batches = shape.micro_batches(training.batch)
-            return float(pipeline.least_time([x.there for x in made], [x.back for x in made], micro_batches))
+            return float(pipeline.least_time(seconds(pieces), [0.0] * p, micro_batches))
 
         @functools.cache
         def of_stage(stage: int, pieces: int) -> Room:  # a stage's memory is a matter of its own layers
@@ -132,10 +137,10 @@ def stages(job: Job, layout: Layout) -> Stages:
             return max(0.0, (found := fullest(pieces)).taken - found.limit)
 
         def givers(pieces: Sequence[int]) -> set[int]:
-            seconds = [x.there + x.back for x in _with_head(one, whole(pieces), head)]
-            return {seconds.index(max(seconds)), fullest(pieces).stage}
+            slow = seconds(pieces)
+            return {slow.index(max(slow)), fullest(pieces).stage}
 
-        speeds = [1 / (x.there + x.back) for x in one]
+        speeds = [1 / s for s in each]
         layers = whole(split(model.layers // shape.chunks, speeds, least, excess, givers))
     return Stages(tuple(layers), tuple(_with_head(one, layers, head)), head)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from laconic.errors import ConfigError
@@ -204,7 +205,7 @@ def least_time(forward: Sequence[Any], backward: Sequence[Any], micro_batches: i
     """No order of one piece a stage takes less: a stage computes all its passes after the first has come to it and
     before the last has gone back from it."""
     whole = [f + b for f, b in zip(forward, backward, strict=True)]
-    return max(micro_batches * t + sum(whole[:i]) for i, t in enumerate(whole))
+    return max(micro_batches * t + before for t, before in zip(whole, accumulate(whole, initial=0), strict=False))
 
 
 def best_micro_batch(seconds: Callable[[int], float], stages: int, examples: int, sizes: Sequence[int]) -> int:

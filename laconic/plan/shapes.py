@@ -113,10 +113,10 @@ def _fitting(
 ) -> list[tuple[Layout, Stages]] | Room:
     """The layouts of a shape that fit, with their layers; else how the fullest worker of the last does not."""
     layouts = _layouts(cluster, machines, shape)
+    least = room(job, layouts[0], [job.model.layers // shape.pipeline] * shape.pipeline)
+    if not least.fits and len({(machine.flops, machine.memory) for machine in machines}) == 1:
+        return least  # nor can the layers be dealt any better
     taken = room(job, layouts[0], _even(job.model.layers, shape.pipeline))
-    alike = len({(machine.flops, machine.memory) for machine in machines}) == 1
-    if not taken.fits and alike and job.model.layers % shape.pipeline == 0:
-        return taken  # nor can the layers be dealt any better
     found = []
     for layout in layouts:
         try:

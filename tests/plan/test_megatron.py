@@ -22,6 +22,7 @@ MEMORY_BANDWIDTH = 0.85 * 2.0e12  # of 2 TB/s, what copying reaches
 # Share of the peak that matrix products reach. The only number here that comes from measurements: those of the four
 # smallest models, which have no pipeline. What is predicted from it is the other six.
 REACH = 0.70
+REACH_ALONE = 271.2 / 312  # by measurements of 2024, and nothing from the table
 
 # billion parameters, layers, hidden, heads, tensor, pipeline, workers, batch, Tflop/s of each
 TABLE = [
@@ -77,11 +78,17 @@ def test_every_model_with_a_pipeline_is_predicted_within_6_percent(row):
     assert predicted(row) == pytest.approx(row[-1], rel=0.06)
 
 
-def test_the_trillion_parameters_reach_52_percent_of_the_peak_within_10_points():
+def test_the_trillion_parameters_reach_52_percent_of_the_peak_by_a_number_fitted_to_other_rows_of_the_table():
     assert 100 * predicted(TRILLION) / 312 == pytest.approx(52, abs=2.5)
-    # With what matrix products reach on an A100 by measurements of today (271 of 312 Tflop/s), and nothing from the
-    # table, it is above: the model leaves out what the software of then did not reach.
-    assert 100 * predicted(TRILLION, reach=271.2 / 312) / 312 == pytest.approx(52, abs=12.5)
+
+
+def test_from_its_inputs_alone_the_trillion_parameters_are_told_12_points_too_fast():
+    """With what matrix products reach on an A100 by measurements of today (271 of 312 Tflop/s): 10 points are missed.
+
+    The model leaves out what the software of then did not reach.
+    """
+    miss = 100 * predicted(TRILLION, REACH_ALONE) / 312 - 52
+    assert 10 < miss < 12.5
 
 
 def test_the_trillion_parameters_bubble_and_memory_are_the_published_ones():

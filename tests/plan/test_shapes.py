@@ -394,11 +394,14 @@ def test_more_micro_batches_raise_throughput_and_more_stages_lower_it_but_not_at
 
 
 def test_the_three_models_reach_their_shares_of_the_peak_in_the_published_order():
-    """38.38, 36.14 and 31.96 %. The larger two as recommended, two copies of each; the smallest as we rank it."""
-    smallest = rank(Job(MODEL_22B, recipe(640), HBM), frontier(2), keep=1).best[0].share(191.5e12)
-    middle = share(MODEL_175B, 16, Shape(16, 4, 2, 1), 2 * 640)
-    largest = share(MODEL_1T, 128, Shape(64, 8, 2, 1), 2 * 1600)
-    assert smallest > middle > largest
+    """Published are 38.38, 36.14 and 31.96 %, and ours are 11, 9 and 10 points above: each as we rank it."""
+    found = []
+    for model, nodes, batch in ((MODEL_22B, 2, 640), (MODEL_175B, 16, 1280), (MODEL_1T, 128, 3200)):
+        job = Job(model, recipe(batch), HBM)
+        best = rank(job, frontier(nodes), keep=1, micro_batches=(1, 2), chunks=(1,)).best[0]
+        found.append(100 * best.share(191.5e12))
+    assert found == sorted(found, reverse=True)
+    assert found == pytest.approx([49.0, 45.1, 42.2], abs=0.3)  # told in docs/shapes.md
 
 
 def test_the_recommended_cuts_fit_and_smaller_ones_do_not():
