@@ -25,7 +25,10 @@ def show(ranking: Ranking, found: list[Change], say: Callable[[str], None]) -> N
     """Say everything."""
     job, goal, site = ranking.job, ranking.goal, ranking.site
     say(f"{job.name}: {job.parameters:,} parameters; {described(site)}")
-    say(f"planned for the progress that ddp makes with {units.count(goal.tokens)} tokens, least {goal.objective} first")
+    order = f"least {goal.objective} first"
+    if goal.objective != "time":
+        order += f" of what takes at most {units.share(goal.slack)} longer than the quickest"
+    say(f"planned for the progress that ddp makes with {units.count(goal.tokens)} tokens, {order}")
     if ranking.ranked:
         Console().print(_table(ranking))
         for sentence in [*reasons.why(ranking), reasons.lonely(ranking)]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from laconic.bench import units
 from laconic.errors import ConfigError, unknown
 from laconic.methods import METHODS, build
+from laconic.plan.carbon import SLACK
 from laconic.plan.charging import pace_of
 from laconic.plan.groups import Group
 from laconic.plan.job import Job, threads_of
@@ -49,6 +50,9 @@ class Way(NamedTuple):
 class Goal:
     """What is wanted: the progress that ddp makes with ``tokens``, by least ``objective``.
 
+    Of ways that take longer than ``1 + slack`` times the quickest none comes before one that does not: or else one
+    machine would be least in nearly everything but time.
+
     ``hour`` is the price of a machine's hour and ``gigabyte`` of what leaves a machine; ``watts`` a machine's power
     while computing, and ``intensity`` the grams of carbon dioxide of a kilowatt hour.
     """
@@ -59,6 +63,7 @@ class Goal:
     gigabyte: float = 0.09
     watts: float = 300.0
     intensity: float = 400.0
+    slack: float = SLACK
 
     def checked(self) -> Goal:
         """This goal, if it is one.
@@ -69,7 +74,7 @@ class Goal:
             raise unknown("objective", self.objective, OBJECTIVES)
         if not 1 <= self.tokens < math.inf:
             raise ConfigError(f"--tokens must be at least 1, got {self.tokens:g}")
-        for name in ("hour", "gigabyte", "watts", "intensity"):
+        for name in ("hour", "gigabyte", "watts", "intensity", "slack"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name} must be a number from 0 on, got {getattr(self, name):g}")
         return self
@@ -200,7 +205,8 @@ def rank(
         ranked.append(alone)
     else:
         refused.append(Refused(lone, over))
-    ranked.sort(key=lambda one: (one.score(goal.objective), one.seconds, one.way.name))
+    late = (1 + goal.slack) * min((one.seconds for one in ranked), default=0.0)
+    ranked.sort(key=lambda one: (one.seconds > late, one.score(goal.objective), one.seconds, one.way.name))
     return Ranking(job, site, goal, ranked, refused, alone, known, learnt or Learnt())
 
 

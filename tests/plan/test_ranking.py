@@ -37,8 +37,8 @@ def at(link, workers=2, memory=None):
     return site.of(parse(link, workers), [STEP] * workers, memory, link)
 
 
-def ranked(link, tokens=1e6, objective="time", ways=WAYS, **given):
-    return rank(JOB, at(link), Goal(tokens, objective), ways, paces=NO_PACE, **given)
+def ranked(link, tokens=1e6, objective="time", ways=WAYS, slack=0.1, **given):
+    return rank(JOB, at(link), Goal(tokens, objective, slack=slack), ways, paces=NO_PACE, **given)
 
 
 def names(ranking):
@@ -59,10 +59,10 @@ def test_where_even_seldom_is_too_often_one_machine_is_first_and_why_is_said():
 
 
 def test_the_order_is_that_of_the_objective():
-    by_bytes = ranked("100gbit", objective="bytes", tokens=1e8)
+    by_bytes = ranked("100gbit", objective="bytes", tokens=1e8, slack=1e3)
     assert names(by_bytes)[:2] == [ALONE, DILOCO.name]
     for objective in ("time", "bytes", "cost", "carbon"):
-        found = ranked("5mbit", objective=objective)
+        found = ranked("5mbit", objective=objective, slack=1e3)
         scores = [one.score(objective) for one in found.ranked]
         assert scores == sorted(scores)
     first = ranked("5mbit").ranked[0]
@@ -70,6 +70,19 @@ def test_the_order_is_that_of_the_objective():
     busy = IDLE + (1 - IDLE) * (1 - first.price.waiting_share)
     assert 0.05 < first.price.waiting_share < 0.9
     assert first.carbon == pytest.approx(first.seconds * 2 * 300 / 3.6e6 * 400 * busy)
+
+
+@pytest.mark.parametrize("objective", ["bytes", "cost", "carbon"])
+def test_of_what_takes_much_longer_than_the_quickest_none_comes_first_however_little_it_spends(objective):
+    found = ranked("100gbit", objective=objective, tokens=1e8)
+    assert names(ranked("100gbit", objective=objective, tokens=1e8, slack=1e3))[0] == ALONE
+    assert names(found)[-1] == ALONE
+    limit = 1.1 * min(one.seconds for one in found.ranked)
+    near = [one for one in found.ranked if one.seconds <= limit]
+    assert found.ranked[: len(near)] == sorted(near, key=lambda one: one.score(objective))
+    assert len(near) > 1
+    if objective == "bytes":
+        assert found.first.way == DILOCO
 
 
 def test_the_score_is_the_time_that_the_tokens_it_needs_take():
@@ -304,6 +317,7 @@ def test_ways_have_periods_that_come_round_and_fragments_that_there_are():
     [
         (Goal(1e6, "speed"), "unknown objective 'speed'"),
         (Goal(0), "--tokens must be at least 1"),
+        (Goal(1e6, slack=-1), "--slack must be a number from 0 on"),
         (Goal(1e6, hour=-1), "--hour must be a number from 0 on"),
     ],
 )
