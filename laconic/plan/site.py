@@ -40,8 +40,8 @@ class Site:
 
     def slowest(self) -> tuple[int, int, Connection] | None:
         """The pair that carries the fewest bytes a second, one way; None for one worker."""
-        found = [(a, b, self.network.link(a, b)) for a in range(self.workers) for b in range(self.workers) if a != b]
-        return min(found, key=lambda link: link[2].up, default=None)
+        pair = self.network.slowest
+        return None if pair is None else (*pair, self.network.link(*pair))
 
     def alone(self) -> Site:
         """The quickest worker by itself."""
