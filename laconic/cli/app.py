@@ -43,6 +43,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from laconic import __version__
+
+        print(f"laconic {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say which version this is")
+    ] = False,
+) -> None:
+    pass
+
+
 Workload = Annotated[
     str, typer.Argument(metavar="WORKLOAD", help="shakespeare, fashion, adult, or a file of yours with three functions")
 ]

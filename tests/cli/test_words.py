@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
-from laconic import aggregate, compress, exchange, sync
+from laconic import __version__, aggregate, compress, exchange, sync
 from laconic.cli import progress
 from laconic.cli.describe import describe, describe_part, listing, parts, price
 from laconic.cli.remarks import interrupted, remarks
@@ -18,6 +20,11 @@ from laconic.methods import CHOICES, METHODS
 from laconic.recipe import Recipe
 
 LINE = {"step": 50, "tokens": 12_345_678, "seconds": 12.3, "loss": 2.345678, "bytes_out": 98_765_432}
+
+
+def test_the_command_is_a_module_too_and_says_its_version():
+    asked = [sys.executable, "-m", "laconic", "--version"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == f"laconic {__version__}\n"
 
 
 @pytest.mark.parametrize("name", METHODS)
