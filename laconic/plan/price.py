@@ -74,7 +74,7 @@ class Price:
 
     @property
     def waiting_share(self) -> float:
-        """How much of the time is waited for the network."""
+        """How much of the time is waited, for the network or for slower workers."""
         return self.waiting / self.step_seconds if self.step_seconds else 0.0
 
 

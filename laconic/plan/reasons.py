@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from laconic.bench import units
+from laconic.links.network import Connection, Network
 from laconic.plan.ledger import Learnt
 from laconic.plan.price import Price
 from laconic.plan.prior import Prior
-from laconic.plan.ranking import ALONE, Goal, Ranked, Ranking, Way, rank
-from laconic.plan.site import Site
+from laconic.plan.ranking import ALONE, Goal, Ranked, Ranking, Way, priced, rank
+from laconic.plan.site import ALIKE, Site
 
 TRIED = 3  # ways that are priced again on a changed cluster
 PLAIN = Way("ddp", "ddp", {})
@@ -37,7 +39,7 @@ def terms(price: Price) -> list[tuple[str, float]]:
 def why(ranking: Ranking) -> list[str]:
     """Three sentences about the first way: where its time goes, what ddp's goes into, and what it is taken to need."""
     first, rest = ranking.first, ranking.ranked[1:]
-    return [_spent(first), _plainly(ranking), _needed(first, rest, ranking.goal)]
+    return [_spent(ranking, first), _plainly(ranking), _needed(first, rest, ranking.goal)]
 
 
 def lonely(ranking: Ranking) -> str:
@@ -53,12 +55,30 @@ def lonely(ranking: Ranking) -> str:
     both = f"{site.workers} with ddp make {units.rate(ddp.price.tokens_per_second, 'tokens')}"
     if ddp.price.tokens_per_second >= alone.price.tokens_per_second:
         return f"{speed}, {both}."
-    waited = units.duration(ddp.price.waiting)
+    behind = waited_for_machines(ranking, ddp)
+    waited = f"{units.duration(ddp.price.waiting - behind)} for {units.size(ddp.price.bytes_out)} to leave each machine"
+    if behind:
+        waited += f" and {units.duration(behind)} for {_slowest(site)}"
     return (
-        f"{speed}, {both}: they are slower together than one, because each step waits {waited} for "
-        f"{units.size(ddp.price.bytes_out)} to leave each machine, and computes for only "
+        f"{speed}, {both}: they are slower together than one, because each step waits {waited}, and computes for only "
         f"{units.duration(ddp.price.computing)}."
     )
+
+
+def waited_for_machines(ranking: Ranking, one: Ranked) -> float:
+    """Seconds of a step that a way waits for slower machines: what it would wait with links without limits."""
+    site = ranking.site
+    even = max(step.seconds for step in site.steps) <= ALIKE * min(step.seconds for step in site.steps)
+    if even or one.price.workers == 1 or not one.price.waiting:
+        return 0.0
+    free = replace(site, network=Network((Connection(),) * site.workers))
+    return min(one.price.waiting, priced(ranking.job, free, one.way, ranking.paces.get(one.way.name, 0.0)).waiting)
+
+
+def _slowest(site: Site) -> str:
+    seconds = [step.seconds for step in site.steps]
+    slow = seconds.index(max(seconds))
+    return f"worker {slow}, whose step takes {units.factor(seconds[slow] / min(seconds))} the quickest's"
 
 
 def changes(
@@ -114,11 +134,15 @@ def _changed(site: Site) -> list[tuple[str, Site]]:
     return made
 
 
-def _spent(first: Ranked) -> str:
-    price = first.price
-    parts = [f"{units.duration(seconds)} {name}" for name, seconds in terms(price) if seconds]
+def _spent(ranking: Ranking, first: Ranked) -> str:
+    price, behind = first.price, waited_for_machines(ranking, first)
+    told = [term for term in terms(price) if term[0] != "waiting" or not behind]
+    if behind:
+        told += [("waiting for slower machines", behind), ("waiting for the network", price.waiting - behind)]
+    told.sort(key=lambda term: -term[1])
+    parts = [f"{units.duration(seconds)} {name}" for name, seconds in told if seconds]
     hidden = ""
-    if price.bytes_out and price.waiting_share < LITTLE:
+    if price.bytes_out and price.waiting - behind < LITTLE * price.step_seconds:
         hidden = f": the {units.size(price.bytes_out)} that leave a machine in a step are hidden behind it"
     elif price.bytes_out:
         hidden = f", for {units.size(price.bytes_out)} that leave a machine in it"
@@ -137,13 +161,17 @@ def _plainly(ranking: Ranking) -> str:
     if ddp is None:
         why = _refused(ranking, PLAIN)
         return "ddp was not among the ways." if why is None else f"ddp itself is refused here: {why}."
-    sent = units.size(ddp.price.bytes_out)
+    sent, behind = units.size(ddp.price.bytes_out), waited_for_machines(ranking, ddp)
     if first.way == PLAIN:
-        shortest = "hides behind computing" if ddp.price.waiting_share < 0.1 else "costs less than any other way loses"
+        little = ddp.price.waiting - behind < 0.1 * ddp.price.step_seconds
+        shortest = "hides behind computing" if little else "costs less than any other way loses"
         return f"ddp sends {sent} a step, which {shortest} on links of {units.bandwidth(slow[2].up)}."
+    share = units.share(behind / ddp.price.step_seconds)
+    slower = f", {share} for {_slowest(ranking.site)}" if behind else ""
     return (
-        f"ddp would wait {units.share(ddp.price.waiting_share)} of its time: it sends {sent} a step, over links of "
-        f"{units.bandwidth(slow[2].up)} at the slowest, and its step takes {units.duration(ddp.price.step_seconds)}."
+        f"ddp would wait {units.share(ddp.price.waiting_share)} of its time{slower}: it sends {sent} a step, over "
+        f"links of {units.bandwidth(slow[2].up)} at the slowest, and its step takes "
+        f"{units.duration(ddp.price.step_seconds)}."
     )
 
 

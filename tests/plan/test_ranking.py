@@ -220,6 +220,23 @@ def test_three_sentences_say_why_with_the_largest_term_first():
     assert f"next is {found.ranked[1].way.name}" in why[2]
 
 
+def test_waiting_for_a_slow_machine_is_not_blamed_on_the_network():
+    uneven = site.of(parse("10gbit", 2), [STEP, STEP.times(4)])
+    found = rank(JOB, uneven, Goal(1e6), [DDP], paces=NO_PACE)
+    ddp = next(one for one in found.ranked if one.way == DDP)
+    behind = reasons.waited_for_machines(found, ddp)
+    assert behind == pytest.approx(0.045, rel=0.01)  # half of the workers, 90 ms each
+    assert 0 < ddp.price.waiting - behind < 1e-3
+    slow = "worker 1, whose step takes 4.0× the quickest's"
+    assert f" and 45.0 ms for {slow}, and computes for only" in reasons.lonely(found)
+    assert f"of its time, 37% for {slow}: it sends" in reasons.why(found)[1]
+    others = replace(found, ranked=[one for one in found.ranked if one.way == DDP])
+    assert "45.0 ms waiting for slower machines" in reasons.why(others)[0]
+    assert "which hides behind computing" in reasons.why(others)[1]
+    even = ranked("1mbit", ways=[DDP])
+    assert reasons.waited_for_machines(even, even.ranked[0]) == 0
+
+
 def test_changes_are_priced_again_and_the_best_comes_first():
     before = ranked("100mbit,1ms", ways=[DDP])
     found = reasons.changes(before)
