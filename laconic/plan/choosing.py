@@ -1,7 +1,7 @@
 """Which all-reduce for which network: the plans that may be cheapest, priced, the cheapest first.
 
-Stages (``hcps``) are tried by GenTree. Rings in dimensions (``rings``) are tried as rings in sites; on even links they
-start more often than stages of the same sizes and send as much. By these clocks nothing crowds.
+Stages (``hcps``) are tried by GenTree. Rings in dimensions (``rings``) are tried in sites, and without sites in as many
+dimensions as there can be: all have the same bytes, sums and flows at a port, and more dimensions start less often.
 """
 
 from __future__ import annotations
@@ -136,6 +136,11 @@ def _plans(workers: int, nbytes: float, network: Network | None, ports: Ports) -
     if any(isinstance(member, Group) for member in near.members):
         yield groups.of_groups(_ringed(near), "sites")
         yield groups.leaders([groups.workers_of(member) for member in near.members])
+    else:
+        primes = max(groups.factorisations(workers), key=len)
+        if len(primes) > 1 and max(primes) > 2:  # rings of two are halving and doubling
+            nest = groups.nested(range(workers), sorted(primes), "ring")
+            yield groups.of_groups(nest, "rings:" + "x".join(map(str, sorted(primes))))
     if workers <= MOST_AT_ONCE:
         yield gentree(near, ports, nbytes, seconds)
 

@@ -91,15 +91,22 @@ def test_for_few_bytes_the_fewest_rounds_and_for_many_the_fewest_bytes():
     assert max(large[0].plan.shares()[0]) == pytest.approx(2 * 7 / 8)
 
 
-@pytest.mark.parametrize("workers", [4, 6, 8, 12, 16])
+@pytest.mark.parametrize("workers", [4, 6, 8, 9, 12])
 @pytest.mark.parametrize("nbytes", [1e3, 1e5, 1e7])
-def test_on_even_links_no_stages_and_no_rings_in_dimensions_beat_the_choice(workers, nbytes):
-    """So it need not try them one by one: GenTree tries all stages, and rings of the same sizes start more often."""
-    best = options(workers, nbytes)[0].seconds
+@pytest.mark.parametrize("rates", [USUAL, USUAL._replace(epsilon=8e-8, w_t=2)])
+def test_on_even_links_no_stages_and_no_rings_in_dimensions_beat_the_choice(workers, nbytes, rates):
+    """So it need not try them one by one: GenTree tries all stages, and the rings that start least often are tried."""
+    best = options(workers, nbytes, None, rates)[0].seconds
     for factors in factorisations(workers):
         text = "x".join(map(str, factors))
         for name in (f"hcps:{text}", f"rings:{text}"):
-            assert best <= seconds(plan_of(name, workers, nbytes), even(workers, USUAL), nbytes) * (1 + 1e-9)
+            assert best <= seconds(plan_of(name, workers, nbytes), even(workers, rates), nbytes) * (1 + 1e-9)
+
+
+def test_where_three_at_a_port_crowd_nine_workers_take_rings_of_three():
+    found = options(9, 1e6, None, USUAL._replace(epsilon=8e-8, w_t=2))
+    assert found[0].plan.name == "rings:3x3"
+    check(found[0].plan)
 
 
 @pytest.mark.parametrize("workers", [4, 8, 16])
