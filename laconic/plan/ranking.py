@@ -303,7 +303,7 @@ def _merged(job: Job, most: int, way: Way) -> Job:
     """About so many tensors, neighbouring blocks' together, but blocks enough for a way's fragments."""
     fragments = (METHODS[way.method].defaults | way.settings).get("fragments", 1)
     while (rough := job.merged(most)) is not job and not _dealt(rough, fragments):
-        most *= 2
+        most += 1
     return rough
 
 
