@@ -66,7 +66,7 @@ def paces(recipe: Recipe, workload: Workload) -> list[Work]:
     count = operations(workload, recipe.seed)
     if recipe.flops is not None or not recipe.cluster:
         return [count * (factor / (recipe.flops or FLOPS)) for factor in slow]
-    placed = read_cluster(recipe.cluster).placed(recipe.workers)
+    placed = read_cluster(recipe.cluster).shares(recipe.workers)
     return [count * (factor / machine.flops) for factor, machine in zip(slow, placed, strict=True)]
 
 

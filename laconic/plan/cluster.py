@@ -36,8 +36,9 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,12 @@ class Cluster:
         by_name = {machine.name: machine for machine in self.machines}
         order = [by_name[name] for name in self.workers] or list(self.machines)
         return [order[rank % len(order)] for rank in range(workers)]
+
+    def shares(self, workers: int) -> list[Machine]:
+        """Each worker's machine with its part of the memory and of the speed, where several are on one."""
+        placed = self.placed(workers)
+        count = Counter(machine.name for machine in placed)
+        return [replace(m, memory=m.memory / count[m.name], flops=m.flops / count[m.name]) for m in placed]
 
     def line(self, sender: Machine, receiver: Machine) -> Line:
         """What carries from one machine to another, or within one; a machine's own line before its group's.

@@ -116,13 +116,14 @@ def of(network: Network, steps: Sequence[Step], memory: float | None = None, whe
 def of_cluster_file(cluster: Cluster, workers: int, job: Job, memory: float | None = None, where: str = "") -> Site:
     """A site of a cluster's machines: their operations a second say what a step takes, their memory what fits.
 
-    A step that was probed with this very job is taken as it was measured, with its parts.
+    A step that was probed with this very job is taken as it was measured, with its parts. Workers on one machine have
+    equal parts of its speed and memory.
 
     Raises: ConfigError where the job's operations could not be counted.
     """
-    placed = cluster.placed(workers)
+    placed, whole = cluster.shares(workers), cluster.placed(workers)
     limits = tuple(machine.memory if memory is None else memory for machine in placed)
-    steps = [_step(cluster, machine, job) for machine in placed]
+    steps = [_step(cluster, one, job, of.flops / one.flops) for one, of in zip(placed, whole, strict=True)]
     rates = sorted({machine.flops for machine in placed})
     told = " to ".join(f"{rate / 1e9:,.4g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
     made = of(of_cluster(cluster, workers), steps, None, where or cluster.name, f"its machines reach {told} Gflop/s")
@@ -141,8 +142,11 @@ def _compressing(cluster: Cluster, placed: Sequence[Machine]) -> tuple[float, ..
     return tuple(slower.get(machine.name, 1.0) for machine in placed)
 
 
-def _step(cluster: Cluster, machine: Machine, job: Job) -> Step:
-    """A step as a probe measured it, if that was of this very job; else the job's operations at the machine's speed."""
+def _step(cluster: Cluster, machine: Machine, job: Job, sharing: float = 1.0) -> Step:
+    """A step as a probe measured it, if that was of this very job; else the job's operations at the machine's speed.
+
+    What was measured takes as many times as long as workers share the machine.
+    """
     found = None if cluster.measured is None else cluster.measured.machines.get(machine.name)
     if found is None or found.step is None:
         return job.at(machine.flops)
@@ -150,7 +154,8 @@ def _step(cluster: Cluster, machine: Machine, job: Job) -> Step:
         return job.at(machine.flops)
     forward, backward = (0.0 if part is None else part.median for part in (found.forward, found.backward))
     rest = max(0.0, found.step.median - forward - backward)
-    return job.split(found.step.median, Step(forward, backward, rest) if forward and backward else None)
+    parts = Step(forward, backward, rest) if forward and backward else None
+    return job.split(found.step.median * sharing, parts)
 
 
 def described(site: Site) -> str:

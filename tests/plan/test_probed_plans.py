@@ -8,7 +8,7 @@ import pytest
 from laconic.links.network import of_cluster, parse
 from laconic.plan import charging, site
 from laconic.plan.choosing import USUAL, options
-from laconic.plan.cluster import read_cluster
+from laconic.plan.cluster import Line, read_cluster
 from laconic.plan.collectives import Rates
 from laconic.plan.fitting import Probed, fit_fans, fit_machine
 from laconic.plan.groups import cps
@@ -100,3 +100,16 @@ def test_a_compressor_is_timed_here_as_a_probe_times_it():
     found = charging.speeds_here(["half"])
     assert charging.slower_by(found, found) == pytest.approx(1)
     assert found["half"].nbytes == pytest.approx(0.5, rel=0.01)
+
+
+def test_workers_on_one_machine_share_its_speed_and_memory():
+    cluster = read_cluster("homes6")
+    first, second = cluster.machines[:2]
+    lines = {**cluster.lines, (first.name, first.name): Line(1e9, 1e-4)}
+    shared = replace(cluster, lines=lines, workers=(first.name, first.name, second.name))
+    place, apart = site.of_cluster_file(shared, 3, JOB), site.of_cluster_file(cluster, 2, JOB)
+    assert place.memory == (first.memory / 2, first.memory / 2, second.memory)
+    assert place.steps == (apart.steps[0].times(2), apart.steps[0].times(2), apart.steps[1])
+    probed_step = MachineMeasured(operations=3e6, step=Spread((0.6,)))
+    measured = replace(shared, measured=Measured(machines={first.name: probed_step}))
+    assert site.of_cluster_file(measured, 3, JOB).steps[0].seconds == pytest.approx(1.2)
