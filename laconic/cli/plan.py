@@ -135,16 +135,13 @@ def plan(
         ranking = rank(job, site, goal, ways, learnt=known, priors=priors, paces=ranking.paces)
     with _telling() as tell:
         found = reasons.changes(ranking, known, priors, tell) if ranking.ranked else []
-    begin = _begin(grid, ranking) if grid.table is not None and ranking.ranked else None
+    green = _green(grid, ranking)
     if as_json:
-        told = reasons.as_json(ranking, found)
-        if grid.table is not None and ranking.ranked:
-            told["begin"] = begin
-        typer.echo(json.dumps(told, indent=1))
+        typer.echo(json.dumps(reasons.as_json(ranking, found) | green, indent=1))
     else:
         show(ranking, found, say)
-    if begin is not None:
-        say(f"Begun at hour {begin['hour']:.3g} of {intensity} it emits {begin['saved']:.1%} less than at hour 0.")
+    for sentence in _green_told(green, intensity):
+        say(sentence)
     if emit is not None:
         _emit(emit, recipe, ranking, flops, step_seconds)
         say(f"recipe: {emit}; run it by: laconic train --recipe {emit}")
@@ -258,7 +255,7 @@ def _site(
     limits = None if memory is not None or not recipe.cluster else recipe.cluster
     made = sites.of(recipe.network(), [step.times(f) for f in slow], memory, where, told)
     if limits is not None:
-        placed = read_cluster(limits).placed(recipe.workers)
+        placed = read_cluster(limits).shares(recipe.workers)
         made = replace(made, memory=tuple(machine.memory for machine in placed))
     return made
 
@@ -305,6 +302,28 @@ def _grid(text: str, recipe: Recipe) -> _Grid:
             raise unknown(f"site in {text}:", place, table.sites)
     means = [sum(table.sites[place]) / len(table.sites[place]) for place in places]
     return _Grid(sum(means) / len(means), table, places)
+
+
+def _green(grid: _Grid, ranking: Ranking) -> dict[str, Any]:
+    """When the first way had best begin, and at which site alone; nothing without a table."""
+    from laconic.plan.carbon_place import greenest_site
+
+    if grid.table is None or not ranking.ranked:
+        return {}
+    place = greenest_site(ranking, grid.table, grid.places)
+    return {"begin": _begin(grid, ranking), "place": None if place is None else place._asdict()}
+
+
+def _green_told(green: dict[str, Any], table: str) -> Iterator[str]:
+    from laconic.bench import units
+
+    if begin := green.get("begin"):
+        yield f"Begun at hour {begin['hour']:.3g} of {table} it emits {begin['saved']:.1%} less than at hour 0."
+    if place := green.get("place"):
+        yield (
+            f"At {place['site']} alone ({place['workers']} worker{'s' * (place['workers'] > 1)}) it takes "
+            f"{units.duration(place['seconds'])} and emits {place['saved']:.1%} less than at all sites."
+        )
 
 
 def _begin(grid: _Grid, ranking: Ranking) -> dict[str, float] | None:

@@ -1,6 +1,7 @@
 """``laconic plan --intensity``: a number, or a table of sites and hours."""
 
 import json
+import re
 
 import pytest
 
@@ -37,6 +38,32 @@ def test_the_sites_of_a_table_are_the_machines_of_a_cluster(laconic, tmp_path):
     _, _, err = laconic("plan", MINE, "--cluster", "aws10", *FAST, "--intensity", tmp_path / "grid.csv")
     assert "site in" in err
     assert "east" in err
+
+
+CLUSTER = """
+version = 1
+name = "two"
+machines = [
+  { name = "a0", memory = 8e9, flops = 1e9, group = "a" },
+  { name = "a1", memory = 8e9, flops = 1e9, group = "a" },
+  { name = "b0", memory = 8e9, flops = 1e9, group = "b" },
+]
+[between]
+places = ["a", "b"]
+bandwidth = [[1e9, 1e4], [1e4, 1e9]]
+latency = [[0.0001, 0.1], [0.1, 0.0001]]
+"""
+
+
+def test_the_place_is_the_site_that_is_greenest_alone(laconic, tmp_path):
+    (tmp_path / "two.toml").write_text(CLUSTER)
+    (tmp_path / "grid.csv").write_text("\n".join(["hour,a,b", *(f"{hour},100,600" for hour in range(24))]))
+    where = ("plan", MINE, "--cluster", tmp_path / "two.toml", "--methods", "ddp", "--tokens", 20_000)
+    status, out, err = laconic(*where, "--intensity", tmp_path / "grid.csv", "--slack", 9)
+    assert status == 0, err
+    told = re.search(r"At a alone \(2 workers\) it takes .* and emits ([0-9.]+)% less than", " ".join(out.split()))
+    assert told is not None  # all three wait for the slow link
+    assert 50 < float(told[1]) < 100
 
 
 def test_what_is_neither_grams_nor_a_table_gets_a_sentence(laconic):
