@@ -50,7 +50,7 @@ PRIORS: dict[str, Prior] = {
     "adaptive": Prior(WORST, 0.0, "taken to be as topk, though it sends more where it can"),
     "local-sgd": Prior(1.0, 36.0, "2.1573 beside 2.0230 with 20 synchronisations"),
     "diloco": Prior(1.0, 21.0, "2.1069 and 2.2478 beside 2.0230 with 20 and with 5 synchronisations"),
-    "streaming-diloco": Prior(1.0, 16.0, "+0.8 to +3.1 % with 44 to 23 synchronisations, and 2.1955 with 21"),
+    "streaming-diloco": Prior(1.0, 16.0, "between 6 and 15 (+0.8 to +3.1 % on micro) and 58 (2.1955 on nano)"),
     "noloco": Prior(1.0, 44.0, "2.1740 beside 2.0230 with 20 synchronisations"),
     "slowmo": Prior(1.0, 21.0, "taken to be as diloco"),
     "co2": Prior(1.0, 42.0, "taken to be as diloco twice as seldom, for its answers are a period late"),

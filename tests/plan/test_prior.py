@@ -1,5 +1,7 @@
 """What ways are taken to need beside ddp."""
 
+import statistics
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,11 +28,37 @@ def test_ways_that_talk_seldom_need_more_tokens_the_shorter_the_run(name, every,
     assert progress(name, {"every": every}, 1e12).factor == pytest.approx(1, abs=1e-3)
 
 
-def test_the_priors_give_back_the_runs_that_they_come_from():
-    # Of 500 steps of diloco every 25: 2.1069 beside ddp's 2.0230, where a twice longer run is 0.0898 lower.
-    factor = 2 ** ((2.1069 - 2.0230) / 0.0898)
-    assert progress("diloco", {"every": 25}, 500 / factor).factor == pytest.approx(factor, rel=0.15)
-    factor = 2 ** ((1.9409 - 1.8434) / 0.0898)
+def times(loss, ddp):
+    """Tokens for a loss that is higher than ddp's, where a twice longer run is 0.0898 lower."""
+    return 2 ** ((loss - ddp) / 0.0898)
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("diloco", [(2.1069, 2.0230, 500, 25), (2.2478, 2.0230, 500, 100)]),
+        ("local-sgd", [(2.1573, 2.0230, 500, 25)]),
+        ("noloco", [(2.1740, 2.0230, 500, 25)]),
+        (
+            "streaming-diloco",
+            [
+                (2.1955, 2.0230, 500, 24),
+                *((2.1182 * (1 + e), 2.1182, 391, n) for e, n in ((0.0077, 9), (0.0211, 12), (0.0311, 17))),
+            ],
+        ),
+    ],
+)
+def test_the_rounds_of_a_prior_are_the_geometric_mean_of_the_runs_that_it_comes_from(name, runs):
+    rounds = [(times(loss, ddp) - 1) * steps / every for loss, ddp, steps, every in runs]
+    assert PRIORS[name].rounds == pytest.approx(statistics.geometric_mean(rounds), rel=0.05)
+    if name != "streaming-diloco":  # whose runs are of two models, and far apart
+        for loss, ddp, steps, every in runs:
+            factor = times(loss, ddp)
+            assert progress(name, {"every": every}, steps / factor).factor == pytest.approx(factor, rel=0.15)
+
+
+def test_powersgds_prior_gives_back_the_run_that_it_comes_from():
+    factor = times(1.9409, 1.8434)
     assert progress("powersgd", {}, 2000 / factor).factor == pytest.approx(factor, rel=0.02)
 
 
