@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from laconic.cli.bounds import bounds
 from laconic.cli.clusters import clusters
 from laconic.cli.collectives import collectives
 from laconic.cli.laws import laws
@@ -520,6 +521,7 @@ app.command(short_help="List clusters, show one, or make one of a topology.")(cl
 app.command(short_help="Price an all-reduce by every plan.")(collectives)
 app.command("plan", short_help="Say which way pays here, before a run, and why.")(plan_command)
 app.command(short_help="Say how to cut a large transformer on a cluster.")(shapes)
+app.command(short_help="Say what a computation must move between memories, and how long that takes.")(bounds)
 app.command(short_help="Predict the loss of sizes and token budgets from runs.")(laws)
 
 
