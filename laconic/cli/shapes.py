@@ -13,8 +13,9 @@ import typer
 from laconic.errors import ConfigError
 
 if TYPE_CHECKING:
+    from laconic.plan.activations import Verdict
     from laconic.plan.cluster import Cluster
-    from laconic.plan.cutting import Priced
+    from laconic.plan.cutting import Job, Priced
     from laconic.plan.shapes import Ranking
 
 SHOWN = 12  # refused shapes
@@ -65,6 +66,12 @@ def shapes(
     peak: Annotated[
         str, typer.Option("--peak", help="of one, as 312tflops: show the share of it that is reached")
     ] = "",
+    code: Annotated[
+        float, typer.Option("--code", help="share of the values that a code of tensor messages sends: does it pay?")
+    ] = 0.0,
+    code_speed: Annotated[
+        str, typer.Option("--code-speed", help="bytes a second that are coded and decoded, such as 40GB")
+    ] = "",
     keep: Annotated[int, typer.Option("--keep", help="how many to show")] = 10,
     refused: Annotated[bool, typer.Option("--refused", help="show all that do not fit, and why")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else")] = False,
@@ -89,6 +96,8 @@ def shapes(
         raise ConfigError("shapes: name a --cluster, or equal --hosts such as 16x8, and not both")
     if keep < 1:
         raise ConfigError(f"shapes: --keep must be at least 1, got {keep}")
+    if bool(code) != bool(code_speed) or not 0 <= code <= 1:
+        raise ConfigError(f"shapes: --code is a share from 0 to 1 and needs --code-speed, such as 40GB; got {code:g}")
     given = {"--flops": flops, "--memory": memory, "--inside": inside, "--link": link}
     if cluster and any(given.values()):
         told = next(name for name, value in given.items() if value)
@@ -99,10 +108,38 @@ def shapes(
     bandwidth = parse_size(memory_bandwidth) if memory_bandwidth else math.inf
     found = rank(Job(model, training, bandwidth), place, keep)
     most = parse_flops(peak) if peak else None
+    verdict = _code(found.best[0], place, Job(model, training), code, parse_size(code_speed)) if code else None
     if as_json:
-        typer.echo(json.dumps(_json(found, place, most), indent=1))
-    else:
-        _show(found, most, refused)
+        page = _json(found, place, most) | ({} if verdict is None else {"code": verdict._asdict()})
+        typer.echo(json.dumps(page, indent=1))
+        return
+    _show(found, most, refused)
+    if verdict is not None:
+        pays = "pays" if verdict.pays else "does not pay"
+        typer.echo(f"\nSending {code:.3g} of the values of its tensor messages {pays}: {verdict.why}.")
+
+
+def _code(first: Priced, place: Cluster, job: Job, share: float, speed: float) -> Verdict:
+    """Whether a code that can be summed on its way pays in the tensor messages of a shape, by MCBench's model."""
+    from collections import Counter
+
+    from laconic.plan.activations import Costs, Verdict, worth
+    from laconic.plan.layout import Layout, all_reduce_seconds, ranked, ring
+
+    shape, workers = first.shape, ranked(place)
+    if shape.tensor == 1:
+        return Verdict(False, 0.0, f"{shape} has none")
+    each, by_name = Counter(machine.name for machine in workers), {machine.name: machine for machine in workers}
+    machines = tuple(by_name[name] for name in first.machines for _ in range(each[name]))
+    layout = Layout(place, machines, shape, first.stages_across)
+    groups = [(stage, copy) for stage in range(shape.pipeline) for copy in range(shape.data)]
+    line = layout.slowest([pair for group in groups for pair in ring(layout.tensor_group(*group))])
+    width = job.training.value_bytes
+    least = all_reduce_seconds(line, shape.tensor, 0.0)
+    value = all_reduce_seconds(line, shape.tensor, width) - least
+    costs = Costs(0.0, width / speed, least, least / value if value else math.inf, value)
+    model = job.model
+    return worth(costs, shape.micro_batch, model.sequence, model.hidden, share * model.hidden)
 
 
 def _hosts(text: str, given: dict[str, str]) -> Cluster:

@@ -79,3 +79,20 @@ def test_what_is_wrong_is_one_sentence(laconic, argv, told):
     assert status == 2
     assert told in " ".join(err.split())
     assert "Traceback" not in out + err
+
+
+def test_it_says_whether_compressing_tensor_messages_pays(laconic):
+    slow = (*HOSTS[:4], "--memory", "40GB", "--inside", "100gbit,5us", "--link", "10gbit,5us")
+    wide = ("--layers", 8, "--hidden", 8192, "--heads", 64, "--batch", 64)
+    status, out, err = laconic("shapes", *wide, *slow, "--json", "--code", 0.25, "--code-speed", "400GB")
+    assert status == 0, err
+    told = json.loads(out)
+    assert told["shapes"][0]["shape"]["tensor"] > 1
+    assert told["code"]["pays"]
+    _, out, _ = laconic("shapes", *wide, *slow, "--code", 0.25, "--code-speed", "1GB")
+    assert "Sending 0.25 of the values of its tensor messages does not pay: the message takes only" in out
+    _, out, _ = laconic("shapes", *MODEL, *HOSTS, "--code", 0.25, "--code-speed", "1GB")
+    assert "does not pay: p=1 t=1 d=32 b=8 has none" in out
+    for argv in (("--code", 0.25), ("--code", 2, "--code-speed", "1GB")):
+        status, _, err = laconic("shapes", *MODEL, *HOSTS, *argv)
+        assert (status, "--code is a share from 0 to 1" in err) == (2, True)
