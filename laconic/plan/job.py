@@ -6,7 +6,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -49,7 +50,8 @@ class Job:
     """One worker's share of the training: a model's parameters by name and shape, and one batch.
 
     ``forward`` and ``backward`` are floating-point operations of a batch of ``tokens``, ``activations`` the bytes that
-    its forward pass keeps for the backward pass, ``optimizer`` those that the optimizer keeps.
+    its forward pass keeps for the backward pass, ``optimizer`` those that the optimizer keeps, ``frozen`` those of
+    weights that are not trained and of buffers. ``dtype`` is the one that most of the trained weights have.
     """
 
     name: str
@@ -59,6 +61,13 @@ class Job:
     backward: float
     activations: int = 0
     optimizer: int = 0
+    frozen: int = 0
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weights that are trained, and so of their gradients."""
+        return self.parameters * self.dtype.itemsize
 
     @property
     def parameters(self) -> int:
@@ -76,7 +85,7 @@ class Job:
                 if part not in place._modules:
                     place.add_module(part, nn.Module())
                 place = place.get_submodule(part)
-            place.register_parameter(last, nn.Parameter(_filled(shape, device, generator)))
+            place.register_parameter(last, nn.Parameter(_filled(shape, device, generator).to(self.dtype)))
         return root
 
     def at(self, flops: float) -> Step:
@@ -133,8 +142,14 @@ def of_workload(workload: Workload, seed: int = 0) -> Job:
         optimizer.step()
     states = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
     shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad)
-    held = sum(t.numel() * t.element_size() for t in states)
-    return Job(workload.name, shapes, workload.tokens(batch), count[0], count[1], kept, held)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    frozen = [*(p for p in model.parameters() if not p.requires_grad), *model.buffers()]
+    values = Counter[torch.dtype]()
+    for p in trained:
+        values[p.dtype] += p.numel()
+    dtype = max(values, key=lambda kind: values[kind], default=torch.float32)
+    work = workload.tokens(batch), count[0], count[1]
+    return Job(workload.name, shapes, *work, kept, _nbytes(states), _nbytes(frozen), dtype)
 
 
 def of_parameters(parameters: float, tokens: int = BATCH_TOKENS) -> Job:
@@ -169,6 +184,10 @@ def of_parameters(parameters: float, tokens: int = BATCH_TOKENS) -> Job:
     work = float(job.parameters) * tokens
     kept = 2 * 34 * width * layers * tokens
     return replace(job, forward=2 * work, backward=4 * work, activations=kept, optimizer=2 * VALUE * job.parameters)
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def timed(workload: Workload, threads: int, seed: int = 0) -> Step:

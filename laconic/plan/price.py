@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from laconic.links.gloo_ring import LARGEST
 from laconic.links.network import Network
 from laconic.methods import METHODS, build
-from laconic.plan.job import VALUE, Job, Step
+from laconic.plan.job import Job, Step
 from laconic.plan.running import TAIL, UNKNOWN, Course, Paces, Trace, between, bucket_for, course_of, cut_short, traced
 from laconic.sync.base import among
 
@@ -103,7 +103,7 @@ def price(
     given = settings or {}
     sync = build(method, given)
     among(sync, network.workers)
-    if network.gloo and 2 * (network.workers - 1) * VALUE * job.parameters > SEGMENTS * LARGEST:
+    if network.gloo and 2 * (network.workers - 1) * job.nbytes > SEGMENTS * LARGEST:
         network = replace(network, gloo=False)
     course = course or course_of(sync, (METHODS[method].defaults if method in METHODS else {}) | given, tail)
     small = job.parameters * network.workers <= FILLED
@@ -134,8 +134,14 @@ def _priced(
         return float(sum(getattr(span, name) for span in spans)) / taken
 
     first = between(traces[0].marks[0], traces[0].marks[1])
-    weights = float(VALUE * job.parameters)
-    held = weights, weights, float(job.optimizer), float(job.activations), float(max(t.held for t in traces))
+    weights = float(job.nbytes)
+    held = (
+        weights + job.frozen,
+        weights,
+        float(job.optimizer),
+        float(job.activations),
+        float(max(t.held for t in traces)),
+    )
     if cut_short(traces, course):
         notes = (*notes, f"priced by its first {ends} periods: what follows depends on data")
     return Price(

@@ -23,7 +23,7 @@ from laconic.links.network import Network
 from laconic.links.simulated import SimulatedLink
 from laconic.methods import build
 from laconic.plan.charging import Charged
-from laconic.plan.job import VALUE, Job, Step
+from laconic.plan.job import Job, Step
 from laconic.sync.base import Sync
 
 PATIENT = 1e12  # seconds: a price waits as long as the method does
@@ -116,7 +116,7 @@ def course_of(sync: Sync, settings: dict[str, Any], tail: int = TAIL) -> Course:
 def bucket_for(job: Job, workers: int) -> tuple[int, str | None]:
     """Bytes of a bucket: as :func:`laconic.attach` has them, or more, where its messages would be too many to run."""
     most = max(1, MESSAGES // max(1, 2 * workers * (workers - 1)))
-    nbytes = VALUE * job.parameters
+    nbytes = job.nbytes
     if nbytes / BUCKET <= most:
         return BUCKET, None
     larger = math.ceil(nbytes / most)
@@ -200,7 +200,7 @@ class _Worker:
     def _gradient(self, p: Tensor) -> Tensor:
         if p.device.type == "meta":
             return torch.empty_like(p)
-        return torch.randn(p.shape, generator=self.noise)
+        return torch.randn(p.shape, generator=self.noise).to(p.dtype)
 
     def _look(self) -> float:
         self._charge(self.step.forward)

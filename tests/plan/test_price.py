@@ -211,3 +211,39 @@ def test_prices_are_the_same_every_time():
     once, again = (price(JOB, network, [STEP] * 3, "adaptive", {"every": 4}, compressing=1e-9) for _ in range(2))
     assert once == again
     assert math.isfinite(once.step_seconds)
+
+
+TUNED = """
+import torch
+from torch import nn
+
+
+def make_model():
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 8)).to(torch.bfloat16)
+    model[0].requires_grad_(False)
+    return model
+
+
+def make_optimizer(model):
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+
+def batches(split, worker, workers, seed):
+    while True:
+        yield torch.ones(4, 64, dtype=torch.bfloat16), torch.zeros(4, dtype=torch.long)
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+"""
+
+
+def test_weights_of_16_bits_and_those_that_are_not_trained_are_counted_as_they_are(tmp_path):
+    (tmp_path / "tuned.py").write_text(TUNED)
+    job = of_workload(load(str(tmp_path / "tuned.py")))
+    trained, frozen, buffers = 2 * 64 + 64 * 8 + 8, 64 * 64 + 64, 2 * 64
+    assert (job.parameters, job.dtype, job.nbytes) == (trained, torch.bfloat16, 2 * trained)
+    assert job.frozen == 2 * (frozen + buffers) + 8  # BatchNorm's count of batches is a long
+    found = price(job, rated(1.0, 0.0, 2), [STEP] * 2, "ddp")
+    assert found.bytes_out == pytest.approx(2 * trained, rel=0.1)  # and envelopes
+    assert (found.memory.model, found.memory.gradients) == (2 * trained + job.frozen, 2 * trained)
