@@ -40,10 +40,10 @@ def most(seconds: float, ways: Sequence[Way]) -> list[Way]:
 def run(
     recipe: Recipe, ways: Sequence[Way], seconds: float, tell: Callable[[str], None] = lambda sentence: None
 ) -> dict[str, Prior]:
-    """Train the ways for so many seconds in all, and say what each needs; by their names, without those that did not
-    come to a synchronisation, or to a loss below where ddp began.
+    """Train the ways for so many seconds in all, and say what each needs; by their names, without those that failed, or
+    did not come to a synchronisation, or to a loss below where ddp began. Starting them comes on top.
 
-    Raises: as :func:`laconic.bench.compare.compare`.
+    Raises: ConfigError where ddp itself could not be trained; as :func:`laconic.bench.compare.compare`.
     """
     chosen = most(seconds, ways)
     short = recipe.replace(
@@ -54,9 +54,14 @@ def run(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "pilot"
         comparison = compare.compare(short, trained, folder, tell=tell, command="laconic plan --pilot")
-        curves = {entry["name"]: curve(folder / entry["runs"][0]["folder"]) for entry in comparison["methods"]}
-        steps = {entry["name"]: float(entry["steps"]) for entry in comparison["methods"]}
-    return learnt(chosen, curves, steps)
+        entries = {entry["name"]: entry for entry in comparison["methods"]}
+        curves = {name: curve(folder / entry["runs"][0]["folder"]) for name, entry in entries.items()}
+    if PLAIN.name not in entries:
+        why = "; ".join(comparison.get("failed", [])) or "its run did not finish"
+        raise ConfigError(f"--pilot: ddp, against which the others are held, could not be trained: {why}")
+    # A period that is too long for so short a run was made shorter.
+    ran = [way._replace(settings=entries[way.name]["settings"]) for way in chosen if way.name in entries]
+    return learnt(ran, curves, {name: float(entry["steps"]) for name, entry in entries.items()})
 
 
 def learnt(ways: Sequence[Way], curves: dict[str, Curve], steps: dict[str, float]) -> dict[str, Prior]:

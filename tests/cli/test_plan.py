@@ -137,6 +137,17 @@ def test_an_emitted_recipe_of_two_sites_sums_by_a_plan_and_trains(laconic, tmp_p
     assert summary["predicted"]["bytes_per_step"] == pytest.approx(summary["bytes_out"] / summary["steps"], rel=0.01)
 
 
+@pytest.mark.processes
+def test_a_pilot_measures_what_a_way_needs(laconic):
+    words = ("--link", "5mbit", "--step-seconds", 0.05, "--methods", "diloco", "--tokens", 20_000, "--pilot", "10s")
+    status, out, err = laconic("plan", MINE, *words, "--json")
+    assert status == 0, err
+    diloco = [way for way in json.loads(out)["ways"] if way["method"] == "diloco"]
+    measured = [way for way in diloco if way["tokens_factor_measured"]]
+    assert len(measured) == 1  # there is time for one
+    assert measured[0]["tokens_factor_from"].startswith("pilot: ")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

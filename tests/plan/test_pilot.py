@@ -42,19 +42,48 @@ def test_a_pilot_has_time_for_so_many_ways_and_always_for_ddp():
         most(9, [DILOCO])
 
 
-def test_a_pilot_trains_on_links_without_limits_for_its_share_of_the_time(monkeypatch, tmp_path):
-    seen = {}
+def pretend(monkeypatch, seen=None, every=10, failed=()):
+    """A comparison that needs no time; ways that failed are not in it."""
 
     def run(recipe, ways, folder, **given):
-        seen.update(recipe=recipe, ways=ways)
+        if seen is not None:
+            seen.update(recipe=recipe, ways=ways)
         for way, curve in zip(ways, (FALLING, TWICE), strict=True):
             (folder / way.name).mkdir(parents=True)
             lines = [f'{{"tokens": {x}, "eval_loss": {y}}}\n' for x, y in curve]
             (folder / way.name / "evals.jsonl").write_text("".join(lines))
-        return {"methods": [{"name": w.name, "steps": 50, "runs": [{"folder": w.name}]} for w in ways]}
+        own = {"ddp": {}, DILOCO.name: {"every": every}}
+        methods = [
+            {"name": w.name, "steps": 50, "settings": own[w.name], "runs": [{"folder": w.name}]}
+            for w in ways
+            if w.name not in failed
+        ]
+        return {"methods": methods, "failed": [f"{name}: the disk is full" for name in failed]}
 
     monkeypatch.setattr(compare, "compare", run)
+
+
+def test_a_pilot_trains_on_links_without_limits_for_its_share_of_the_time(monkeypatch, tmp_path):
+    seen = {}
+    pretend(monkeypatch, seen)
     found = pilot.run(Recipe(MINE, workers=2, link="20mbit", steps=1), [DILOCO], 30)
     assert (seen["recipe"].seconds, seen["recipe"].link, seen["recipe"].steps) == (15, "", None)
     assert [way.name for way in seen["ways"]] == ["ddp", DILOCO.name]
     assert found[DILOCO.name].source == "pilot: 2.00 times in 50 steps"
+
+
+def test_a_pilot_whose_ddp_fails_says_so_and_one_whose_other_way_fails_goes_on(monkeypatch):
+    recipe = Recipe(MINE, workers=2, link="20mbit", steps=1)
+    pretend(monkeypatch, failed=["ddp"])
+    with pytest.raises(
+        ConfigError, match="ddp, against which the others are held, could not be trained: ddp: the disk"
+    ):
+        pilot.run(recipe, [DILOCO], 30)
+    pretend(monkeypatch, failed=[DILOCO.name])
+    assert pilot.run(recipe, [DILOCO], 30) == {}
+
+
+def test_a_period_that_was_made_shorter_for_the_pilot_is_counted_as_it_ran(monkeypatch):
+    pretend(monkeypatch, every=5)
+    found = pilot.run(Recipe(MINE, workers=2, link="20mbit", steps=1), [DILOCO], 30)
+    assert found[DILOCO.name].rounds == pytest.approx(10)  # (2 - 1) in ten synchronisations
