@@ -55,12 +55,16 @@ def _table(ranking: Ranking) -> Table:
     for name in ("tokens/s", "a step", "wait-\ning", "sent\na step", "memory", "needs", goal.objective):
         table.add_column(name, justify="right", no_wrap=True)
 
+    def spread(one: Ranked) -> str:
+        band = reasons.band_of(ranking, one)
+        return "" if band is None else f" ±{(band[1] - band[0]) / 2:.0%}"
+
     def row(one: Ranked) -> list[str]:
         price = one.price
         return [
             one.way.name,
             units.rate(price.tokens_per_second).removesuffix("/s"),
-            units.duration(price.step_seconds) + ("*" if price.learnt else ""),
+            units.duration(price.step_seconds) + ("*" if price.learnt else "") + spread(one),
             units.share(price.waiting_share),
             units.size(price.bytes_out),
             units.size(price.memory.total),

@@ -17,6 +17,7 @@ from laconic.plan.site import ALIKE, Site
 TRIED = 3  # ways that are priced again on a changed cluster
 PLAIN = Way("ddp", "ddp", {})
 LITTLE = 0.005
+USUAL = (0.9, 1.1)  # factors by which a plan is taken to be out where no earlier runs say: what is wanted of it
 
 
 class Change(NamedTuple):
@@ -39,7 +40,7 @@ def terms(price: Price) -> list[tuple[str, float]]:
 def why(ranking: Ranking) -> list[str]:
     """Three sentences about the first way: where its time goes, what ddp's goes into, and what it is taken to need."""
     first, rest = ranking.first, ranking.ranked[1:]
-    return [_spent(ranking, first), _plainly(ranking), _needed(first, rest, ranking.goal)]
+    return [_spent(ranking, first), _plainly(ranking), _needed(ranking, first, rest)]
 
 
 def lonely(ranking: Ranking) -> str:
@@ -179,23 +180,30 @@ def _refused(ranking: Ranking, way: Way) -> str | None:
     return next((one.why for one in ranking.refused if one.way == way), None)
 
 
-def _needed(first: Ranked, rest: list[Ranked], goal: Goal) -> str:
-    score = goal.objective
+def _needed(ranking: Ranking, first: Ranked, rest: list[Ranked]) -> str:
+    goal, score = ranking.goal, ranking.goal.objective
     known = "measured" if first.progress.measured else "taken"
     needs = f"It is {known} to need {units.factor(first.progress.factor)} ddp's tokens ({first.progress.source})"
     comes = f"so that it comes to {amount(first.score(score), goal)}"
     if not rest:
         return f"{needs}, {comes}."
-    return f"{needs}, {comes}; next is {rest[0].way.name} with {amount(rest[0].score(score), goal)}."
+    off = max(band[1] - 1 for one in (first, rest[0]) if (band := band_of(ranking, one) or USUAL))
+    near = abs(rest[0].score(score) - first.score(score)) <= off * first.score(score)
+    close = f", too near to tell which is better: plans like these are taken to be out by {off:.0%}" if near else ""
+    return f"{needs}, {comes}; next is {rest[0].way.name} with {amount(rest[0].score(score), goal)}{close}."
+
+
+def band_of(ranking: Ranking, one: Ranked) -> tuple[float, float] | None:
+    """Between which factors of its seconds two thirds of earlier runs like it came; None for fewer than two of them."""
+    exposed = 1 - one.price.computing / (one.price.step_seconds - one.price.learnt)
+    return ranking.learnt.band(one.way.method, ranking.site.network, one.way.settings, exposed)
 
 
 def as_json(ranking: Ranking, found: list[Change]) -> dict[str, Any]:
     """The whole ranking, for programs; bytes and seconds."""
 
     def entry(one: Ranked) -> dict[str, Any]:
-        price = one.price
-        exposed = 1 - price.computing / (price.step_seconds - price.learnt)
-        band = ranking.learnt.band(one.way.method, ranking.site.network, one.way.settings, exposed)
+        price, band = one.price, band_of(ranking, one)
         return {
             "name": one.way.name,
             "method": one.way.method,

@@ -237,8 +237,35 @@ def test_waiting_for_a_slow_machine_is_not_blamed_on_the_network():
     assert reasons.waited_for_machines(even, even.ranked[0]) == 0
 
 
+def test_two_ways_that_are_nearer_than_plans_are_right_are_said_to_be():
+    near, far = Prior(1.05, 0.0, "pilot"), Prior(1.5, 0.0, "pilot")
+    other = Way("the same", "ddp", {})
+    told = [
+        reasons.why(
+            rank(
+                JOB, at("100gbit"), Goal(1e6), [DDP, other], paces={"ddp": 0.0, "the same": 0.0}, priors={"the same": p}
+            )
+        )[2]
+        for p in (near, far)
+    ]
+    assert "too near to tell which is better: plans like these are taken to be out by 10%" in told[0]
+    assert "too near" not in told[1]
+    misses = [Miss("ddp", "1e11 bit/s", 2, "x", 1.0, came) for came in (0.5, 2.0, 0.5, 2.0)]
+    learnt = Learnt(tuple(misses))
+    found = rank(
+        JOB,
+        at("100gbit"),
+        Goal(1e6),
+        [DDP, other],
+        paces={"ddp": 0.0, "the same": 0.0},
+        priors={"the same": far},
+        learnt=learnt,
+    )
+    assert reasons.band_of(found, found.first) is not None
+
+
 def test_changes_are_priced_again_and_the_best_comes_first():
-    before = ranked("100mbit,1ms", ways=[DDP])
+    before = ranked("100mbit,10us", ways=[DDP])
     found = reasons.changes(before)
     assert {change.what for change in found} == {
         "machines twice as quick",
