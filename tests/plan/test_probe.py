@@ -229,7 +229,16 @@ def test_what_a_hand_wrote_and_a_probe_does_not_measure_stays(tmp_path):
     by_hand = {
         "name": "home",
         "workers": ["m0", "m0", "m1", "m9"],
-        "errors": [{"method": "ddp", "predicted": 1.0}],
+        "errors": [
+            {
+                "method": "ddp",
+                "link": "here",
+                "workers": 2,
+                "workload": "adult",
+                "predicted": 1.0,
+                "measured": 1.1,
+            }
+        ],
         "machines": [
             {"name": "m0", "memory": 1e9, "flops": 1e9, "group": "up"},
             {"name": "m1", "memory": 1e9, "flops": 1e9, "group": "up"},
