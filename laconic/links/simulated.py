@@ -143,13 +143,13 @@ class SimulatedLink(Link):
         self.meter.sent(nbytes)
 
     def word(self, to: int, channel: int) -> None:
-        """Say a word that takes only the latency: so few bytes go between those of a large message under way."""
+        """Say a word that takes only the latency: so few bytes go between those of large messages, at both ends."""
         clockwork, message = self._clockwork, [Packet({})]
         fibre, nbytes = clockwork.current(), ENVELOPE + message_nbytes(message)
         with clockwork.mutex:
             clockwork.in_turn(fibre)
             heard = fibre.clock + self._world.lines.network.link(self.rank, to).latency
-            self._world.deliver(self.rank, to, channel, (heard, heard, nbytes, message))
+            self._world.deliver(self.rank, to, channel, (heard, heard, 0, message))
         self.meter.sent(nbytes)
 
     def recv(self, source: int, timeout: float | None = None) -> Message:
@@ -226,7 +226,7 @@ class SimulatedLink(Link):
 
     def _take(self, fibre: Fibre, queue: deque[Arrival]) -> Message:
         _, last, nbytes, message = queue.popleft()
-        if nbytes:  # else it is my own
+        if nbytes:  # else it is my own, or a word
             last = self._world.lines.arrive(self.rank, nbytes, last)
             self.meter.received(nbytes)
         self._wait(fibre, last)
