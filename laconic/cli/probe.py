@@ -34,8 +34,8 @@ def probe(
         typer.Argument(metavar="HOSTS", help="as ssh takes them; without any, workers on this machine"),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", "-n", help="how many on this machine, without HOSTS", show_default="2")
-    ] = 0,
+        int | None, typer.Option("--workers", "-n", help="how many on this machine, without HOSTS", show_default="2")
+    ] = None,
     link: Annotated[str, typer.Option("--link", help="what their links are held to: RATE[,LATENCY]")] = "",
     link_of: Annotated[list[str] | None, typer.Option("--link-of", help="one that differs, as train has it")] = None,
     cluster: Annotated[str, typer.Option("--cluster", help="in --link's place: the links of this cluster")] = "",
@@ -56,8 +56,8 @@ def probe(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending")] = False,
     python: Annotated[str, typer.Option("--python", help="which has laconic, on HOSTS", show_default="python3")] = "",
     port: Annotated[
-        int, typer.Option("--port", help="of the first of HOSTS, where they meet", show_default="29400")
-    ] = 0,
+        int | None, typer.Option("--port", help="of the first of HOSTS, where they meet", show_default="29400")
+    ] = None,
     commands: Annotated[
         bool, typer.Option("--print", help="only print what to type on each of HOSTS, where there is no ssh")
     ] = False,
@@ -86,14 +86,15 @@ def probe(
     if testbed and on not in ("", "testbed"):
         raise ConfigError(f"probe: --testbed is the same as --on testbed, and --on {on} is given too")
     on = "testbed" if testbed else on
-    if (hosts or under) and (link or cluster or link_of or on or workers):
+    if (hosts or under) and (link or cluster or link_of or on or workers is not None):
         raise ConfigError(
             "probe: --workers, --link, --link-of, --cluster, --on and --testbed are for workers on this machine; hosts "
             "have their own links, and one worker each"
         )
-    if not hosts and (python or port):
+    if not hosts and (python or port is not None):
         raise ConfigError("probe: --python and --port are for HOSTS, which are started over ssh; name them")
-    on, workers, python, port = on or "paced", workers or 2, python or "python3", port or start.PORT
+    on, python, port = on or "paced", python or "python3", start.PORT if port is None else port
+    workers = 2 if workers is None else workers
     if commands:
         if not hosts:
             raise ConfigError("probe: --print says what to type on HOSTS; name them")

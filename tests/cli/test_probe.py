@@ -147,6 +147,7 @@ def test_what_to_type_where_there_is_no_ssh_is_printed(laconic, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (("--workers", 0), "workers must be"),
         (("--workers", 1), "a link has two ends, and there is 1 machine"),
         (("attic", "attic"), "two workers are on attic"),
         (("attic",), "a link has two ends"),
