@@ -20,6 +20,7 @@ from laconic.sync.base import among
 
 RESERVE = 0.1  # of memory, for what is under way while an exchange runs, and for fragments of free memory
 SEGMENTS = 4_000  # of gloo's sums of the whole model, as many as are run; larger sums are priced as a plain ring's
+PLAIN_RING = "sums priced as a plain ring's; gloo's take longer where a megabyte passes in less than the latency"
 FILLED = 20_000_000  # weights of all workers, up to which a method that needs data is given random ones
 
 
@@ -103,8 +104,10 @@ def price(
     given = settings or {}
     sync = build(method, given)
     among(sync, network.workers)
+    notes: tuple[str, ...] = ()
     if network.gloo and 2 * (network.workers - 1) * job.nbytes > SEGMENTS * LARGEST:
         network = replace(network, gloo=False)
+        notes = (PLAIN_RING,)
     course = course or course_of(sync, (METHODS[method].defaults if method in METHODS else {}) | given, tail)
     small = job.parameters * network.workers <= FILLED
     run = partial(traced, job, network, steps, method, given, course, compressing=compressing, apart=apart)
@@ -117,7 +120,7 @@ def price(
     if small and (not found or cut_short(found, course)):
         found = run(device="cpu")
     note = bucket_for(job, network.workers)[1]
-    return _priced(job, method, given, found, course, () if note is None else (note,))
+    return _priced(job, method, given, found, course, notes if note is None else (*notes, note))
 
 
 def _priced(

@@ -15,7 +15,7 @@ from laconic.links.network import Connection, Network, of_cluster, parse
 from laconic.plan import charging
 from laconic.plan.cluster import Cluster, Line, Machine
 from laconic.plan.job import VALUE, Job, Step, of_parameters, of_workload
-from laconic.plan.price import price
+from laconic.plan.price import PLAIN_RING, price
 from laconic.plan.running import BUCKET, Course, bucket_for, traced
 from laconic.workloads import load
 
@@ -247,3 +247,14 @@ def test_weights_of_16_bits_and_those_that_are_not_trained_are_counted_as_they_a
     found = price(job, rated(1.0, 0.0, 2), [STEP] * 2, "ddp")
     assert found.bytes_out == pytest.approx(2 * trained, rel=0.1)  # and envelopes
     assert (found.memory.model, found.memory.gradients) == (2 * trained + job.frozen, 2 * trained)
+
+
+def test_gloos_sums_of_large_models_are_priced_as_a_plain_rings_which_takes_about_as_long():
+    large = replace(JOB, shapes=tuple((f"blocks.{i}.weight", (4096, 4096)) for i in range(8)))
+    network = rated(100.0, 1e-3, 8)
+    plain, gloo = (price(large, replace(network, gloo=each), [STEP] * 8, "ddp") for each in (False, True))
+    assert gloo == replace(plain, notes=(PLAIN_RING,))  # 7.5 GB of messages
+    medium = replace(JOB, shapes=large.shapes[:4])  # and 3.8 GB: as gloo sends them
+    plain, gloo = (price(medium, replace(network, gloo=each), [STEP] * 8, "ddp") for each in (False, True))
+    assert gloo.step_seconds != plain.step_seconds
+    assert gloo.step_seconds == pytest.approx(plain.step_seconds, rel=0.1)
