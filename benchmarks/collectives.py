@@ -37,7 +37,7 @@ from laconic.exchange.planned import carried, sum_in_one_pass
 from laconic.links.network import Connection, Network, parse, parse_rate
 from laconic.packet import Packet
 from laconic.plan import groups, turns
-from laconic.plan.choosing import USUAL, options, plan_of
+from laconic.plan.choosing import USUAL, choice, options, plan_of
 from laconic.plan.collective_messages import of_plan
 from laconic.plan.collectives import Rates
 from laconic.plan.fabric import of_switches
@@ -173,7 +173,7 @@ def sites(args: argparse.Namespace) -> None:
     network = two_sites(parse_rate(args.inside), parse_rate(args.between))
     rates = alpha_of(network, args.repeats)
     size = int(args.mib * 2**20)
-    chosen = options(4, size, network, rates, BUFFERS)[0].plan.name
+    chosen = choice(options(4, size, network, rates, BUFFERS)).plan.name
     cases = [(text, size) for text in ("ring", "sites", "auto", "leaders", "cps")]
     found = {
         text: statistics.median(times) for (text, _), times in measured(network, cases, args.repeats, rates).items()
@@ -204,7 +204,7 @@ def order(args: argparse.Namespace) -> None:
         best = min(taken, key=lambda text: taken[text])
         over = taken["auto"] / taken[best] - 1
         hits += over <= 0.1
-        name = options(4, size, network, rates, BUFFERS)[0].plan.name
+        name = choice(options(4, size, network, rates, BUFFERS)).plan.name
         seconds = f"{taken['auto'] * 1e3:>7.1f} ms{taken[best] * 1e3:>7.1f} ms"
         print(f"{number:>6}{size:>10}  {name:<12}{seconds}  {best:<10}{over:>6.0%}", flush=True)
     print(f"within 10 % of the best: {hits} of {args.matrices}")

@@ -44,7 +44,7 @@ def collectives(
     In a nesting planned(plan="auto") takes the first, and planned(plan="ring") any of them.
     """
     from laconic.links.network import parse_time
-    from laconic.plan.choosing import MOST_AT_ONCE, USUAL, options
+    from laconic.plan.choosing import MOST_AT_ONCE, USUAL, choice, options
     from laconic.plan.ports import BUFFERS
 
     network = _network(workers, link, link_of or [], cluster)
@@ -53,10 +53,11 @@ def collectives(
     found = options(network.workers, size, network, USUAL._replace(alpha=parse_time(alpha)), BUFFERS)
     if as_json:
         plans = [_plain(option) for option in found]
-        told = {"workers": network.workers, "nbytes": size, "plans": plans, "left_out": left_out}
+        told = {"workers": network.workers, "nbytes": size, "auto": choice(found).plan.name, "plans": plans}
+        told["left_out"] = left_out
         typer.echo(json.dumps(told, indent=1))
         return
-    lines = _table(found, network, size)
+    lines = [*_table(found, network, size), "", f"auto takes {choice(found).plan.name}."]
     if left_out:
         lines += ["", f"Left out beyond {MOST_AT_ONCE} workers: {' and '.join(left_out)}."]
     typer.echo("\n".join(lines))

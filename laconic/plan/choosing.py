@@ -7,7 +7,7 @@ dimensions as there can be: all have the same bytes, sums and flows at a port, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ NAMES = (
     "gentree",
 )
 MOST_AT_ONCE = 64  # workers up to which plans are considered in which everyone sends to everyone
+NEAR = 1.02  # times the least seconds: nearer than a plan's seconds are known
 MOST_HUBS = 16  # workers up to which each is tried as the hub of a star
 
 
@@ -73,6 +74,15 @@ def options(
     return sorted(made, key=lambda option: (float(f"{option.seconds:.9g}"), len(option.plan.rounds)))
 
 
+def choice(found: Sequence[Option]) -> Option:
+    """What ``auto`` takes: of those near the cheapest the one in which the fewest send to one worker at once.
+
+    What many send at once a switch may have to drop, which is in no price: measured in ``docs/collectives.md``.
+    """
+    least = NEAR * min(option.seconds for option in found)
+    return min((option for option in found if option.seconds <= least), key=lambda option: option.plan.crowd)
+
+
 def plan_of(
     text: str,
     workers: int,
@@ -81,7 +91,7 @@ def plan_of(
     rates: Rates = USUAL,
     ahead: float = 0.0,
 ) -> Plan:
-    """The plan that ``text`` names, one of ``NAMES``; ``auto`` is the cheapest for vectors of ``nbytes``.
+    """The plan that ``text`` names, one of ``NAMES``; ``auto`` is the :func:`choice` for vectors of ``nbytes``.
 
     Raises: ConfigError for a name that nobody knows, and factors whose product is not the number of workers.
     """
@@ -99,7 +109,7 @@ def plan_of(
     ports = _ports(workers, network, rates, ahead)
     near = _near(workers, network)
     makers: dict[str, Callable[[], Plan]] = {
-        "auto": lambda: options(workers, nbytes, network, rates, ahead)[0].plan,
+        "auto": lambda: choice(options(workers, nbytes, network, rates, ahead)).plan,
         "ring": lambda: groups.ring(workers, _order(ports, nbytes) if network is not None else None),
         "rhd": lambda: groups.rhd(workers),
         "doubling": lambda: rounds.doubling(workers),

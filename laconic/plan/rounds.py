@@ -6,6 +6,7 @@ A plan says who sends which blocks of a vector to whom, round by round. :mod:`la
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +60,12 @@ class Plan:
             np.add.at(out, table[:, 0], size)
             np.add.at(into, table[:, 1], size)
         return out.tolist(), into.tolist()
+
+    @cached_property
+    def crowd(self) -> int:
+        """How many workers send to one in one round at most."""
+        pairs = [{(t.source, t.target) for t in transfers} for transfers in self.rounds]
+        return max((max(Counter(target for _, target in each).values()) for each in pairs if each), default=0)
 
     def messages(self) -> list[int]:
         """How many messages each worker sends; what it has for one other in one round is one message."""

@@ -11,7 +11,8 @@ def test_plans_are_listed_the_quickest_first_with_their_main_cause(laconic):
     assert status == 0
     assert lines[0] == "An all-reduce of 100 MB among 8 workers, no sites"
     assert "bytes on the links" in lines[3]
-    assert {"ring", "rhd", "cps", "star"} <= {line.split()[0] for line in lines[3:]}
+    assert {"ring", "rhd", "cps", "star"} <= {line.split()[0] for line in lines[3:-2]}
+    assert lines[-1] == "auto takes rhd."
     _, few, _ = laconic("collectives", "--workers", "8", "--link", "100mbit,50ms", "--bytes", "1kB")
     assert "starts and latency" in few.splitlines()[3]
 
@@ -22,6 +23,7 @@ def test_the_object_has_all_plans_in_order_and_their_terms(laconic):
     seconds = [plan["seconds"] for plan in found["plans"]]
     assert found["workers"] == 10
     assert found["nbytes"] == 1e6
+    assert found["auto"] in {plan["plan"] for plan in found["plans"]}
     assert seconds == pytest.approx(sorted(seconds))
     assert {"ring", "rhd", "cps", "gentree", "tree", "doubling"} <= {plan["plan"] for plan in found["plans"]}
     assert all(len(plan["vectors_sent_by_each"]) == 10 and len(plan["terms_in_step"]) == 5 for plan in found["plans"])

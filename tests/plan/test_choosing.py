@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.links.network import Connection, Network, of_cluster, parse
-from laconic.plan.choosing import NAMES, USUAL, options, plan_of
+from laconic.plan.choosing import NAMES, USUAL, choice, options, plan_of
 from laconic.plan.cluster import read_cluster
 from laconic.plan.collectives import Rates, doubling_until, star_until
 from laconic.plan.groups import Group, factorisations, workers_of
-from laconic.plan.ports import even, of_network
+from laconic.plan.ports import BUFFERS, even, of_network
 from laconic.plan.rounds import check
 from laconic.plan.sites import sites
 from laconic.plan.turns import seconds
@@ -101,6 +101,19 @@ def test_on_even_links_no_stages_and_no_rings_in_dimensions_beat_the_choice(work
         text = "x".join(map(str, factors))
         for name in (f"hcps:{text}", f"rings:{text}"):
             assert best <= seconds(plan_of(name, workers, nbytes), even(workers, rates), nbytes) * (1 + 1e-9)
+
+
+def test_of_plans_that_take_as_long_auto_takes_the_one_in_which_fewest_send_to_one():
+    slow = Connection(1.25e6, 1.25e6)
+    apart = tuple((i, j, slow) for i in range(4) for j in range(4) if i // 2 != j // 2)
+    network = Network((Connection(1.25e7, 1.25e7),) * 4, apart)
+    rates = USUAL._replace(alpha=2e-4)
+    found = options(4, 4 << 20, network, rates, BUFFERS)
+    by_name = {option.plan.name: option for option in found}
+    assert by_name["cps"].seconds < by_name["sites"].seconds < 1.01 * by_name["cps"].seconds
+    assert (by_name["cps"].plan.crowd, by_name["sites"].plan.crowd) == (3, 1)
+    assert choice(found).plan.crowd == 1
+    assert plan_of("auto", 4, 4 << 20, network, rates, BUFFERS).name == choice(found).plan.name != "cps"
 
 
 def test_where_three_at_a_port_crowd_nine_workers_take_rings_of_three():
