@@ -113,6 +113,7 @@ class Worker:
         self.attached = assemble(recipe, self.workload, self.link, pace)
         if self.process:
             warm_up(self.attached.sync, self.attached.params, self.size)
+            self.link.barrier()  # nobody's first step waits for one that still compiles
         randomness.seed(own_seed(recipe.seed, self.rank))
         self.model, self.optimizer = self.attached.model, self.attached.optimizer
         self.step = self.own = self.tokens = 0  # tokens of this worker, and of all
