@@ -9,6 +9,7 @@ compressor is kept.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from laconic.exchange.base import Exchange
 from laconic.links import memory
+from laconic.links.base import Link
 from laconic.links.meter import Meter
 from laconic.links.simulated import SimulatedLink
 from laconic.plan.job import Job
@@ -27,6 +29,7 @@ from laconic.plan.measured import Speed
 
 SAMPLE = 1 << 20  # entries of the tensors that are timed
 TIMED = 0.1  # seconds in which a compressor is timed against a probe's time of it
+FEW = 3  # workers among which an exchange does all that it does among many
 ROUNDS = 3  # of them, after one that compiles and warms up
 
 
@@ -89,25 +92,32 @@ class Charged(Meter):
         return busy
 
 
-def pace_of(exchange: Exchange | None, job: Job, threads: int = 1) -> float:
-    """Seconds of a byte made while compressing, by this machine: the exchange alone, on data and without.
+def pace_of(exchange: Exchange | None, job: Job, threads: int = 1, workers: int = 1) -> float:
+    """Processor seconds of a byte made while compressing, by this machine: the exchange on data and without.
 
-    The quickest of a few rounds, since what else the machine does only adds.
+    It runs among as many as ``workers``, up to FEW, for among several it cuts tensors in parts, and each part costs a
+    little by itself. The quickest of a few rounds, since what else the machine does only adds.
     """
     if exchange is None:
         return 0.0
     shapes = [shape for _, shape in job.sample(SAMPLE).shapes]
-    with memory.alone() as link:
+
+    def count(link: Link) -> int:
         counting = link.meter = Counting()
         nothing = [torch.empty(shape, device="meta") for shape in shapes]
         state = exchange.run(nothing, exchange.init(nothing), link)[1]
         before = counting.made
         exchange.run(nothing, state, link)  # the first round may begin things
-        made = counting.made - before
-    if not made:
-        return 0.0
-    with _threads(threads):
-        return _quickest(exchange, shapes) / made
+        return counting.made - before
+
+    def take(link: Link) -> float:
+        torch.set_num_threads(max(1, threads))  # of this thread
+        link.meter = Meter(clock=time.thread_time)
+        return _quickest(exchange, shapes, link)
+
+    few = min(workers, FEW)
+    made = memory.run(few, count)[0]
+    return min(memory.run(few, take)) / made if made else 0.0
 
 
 def speeds_here(names: Iterable[str], threads: int = 1) -> dict[str, Speed]:
@@ -137,14 +147,13 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(own)
 
 
-def _quickest(exchange: Exchange, shapes: list[tuple[int, ...]]) -> float:
+def _quickest(exchange: Exchange, shapes: list[tuple[int, ...]], link: Link) -> float:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in shapes]
     found = []
-    with memory.alone() as link:
-        state = exchange.init(tensors)
-        for _ in range(ROUNDS + 1):
-            before = link.meter.seconds_compressing
-            _, state = exchange.run(tensors, state, link)
-            found.append(link.meter.seconds_compressing - before)
+    state = exchange.init(tensors)
+    for _ in range(ROUNDS + 1):
+        before = link.meter.seconds_compressing
+        _, state = exchange.run(tensors, state, link)
+        found.append(link.meter.seconds_compressing - before)
     return min(found[1:])

@@ -60,8 +60,9 @@ def forecast(recipe: Recipe, steps: float, seconds: float | None = None, *, ran:
         if ran and sync.rounds is None:  # all took as many steps, each worker in its own seconds
             paced = len(slow) / sum(slow)
         whole = job.split(seconds * paced, timed(workload, threads, recipe.seed))
-        works, pace = [whole.times(factor) for factor in slow], pace_of(sync.exchange, job, threads)
-        pace *= max(1.0, recipe.workers * threads / (os.cpu_count() or 1))  # measured alone, and they compress at once
+        works = [whole.times(factor) for factor in slow]
+        pace = pace_of(sync.exchange, job, threads, recipe.workers)
+        pace *= max(1.0, recipe.workers * threads / (os.cpu_count() or 1))  # they compress at once
     network = payload(recipe)
     if recipe.on not in (SIMULATED, "paced"):
         network = replace(network, gloo=True)

@@ -182,7 +182,8 @@ def rank(
         tell(way.name)
         try:
             if way.name not in known:
-                known[way.name] = pace_of(build(way.method, way.settings).exchange, job, threads_of(site.workers))
+                talk, size = build(way.method, way.settings).exchange, site.workers
+                known[way.name] = pace_of(talk, job, threads_of(size), size)
             found = priced(job, site, way, known[way.name], learnt)
         except UNKNOWN as error:
             refused.append(Refused(way, str(error)))
