@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from laconic.compress import int8
-from laconic.exchange import everyone
+from laconic.exchange import everyone, two_phase
 from laconic.links.network import Connection, Network, of_cluster, parse
 from laconic.plan import charging
 from laconic.plan.cluster import Cluster, Line, Machine
@@ -118,7 +118,7 @@ def test_compressing_takes_time_and_what_the_lane_compresses_behind_backward_is_
 
 
 def test_a_compressors_pace_is_measured_by_bytes_that_its_operations_make(monkeypatch):
-    monkeypatch.setattr(charging, "_quickest", lambda exchange, shapes: 0.5)
+    monkeypatch.setattr(charging, "_quickest", lambda exchange, shapes, link: 0.5)
     pace = charging.pace_of(everyone(int8()), JOB)
     with charging.Made() as made:
         torch.ones(10) + 1
@@ -126,6 +126,14 @@ def test_a_compressors_pace_is_measured_by_bytes_that_its_operations_make(monkey
     assert made.nbytes == 120  # two tensors of ones, a sum, and no view
     assert 0.5 / pace > 2 * VALUE * JOB.parameters  # compress, decompress and combine make at least that
     assert charging.pace_of(None, JOB) == 0
+
+
+def test_a_pace_is_that_of_the_parts_that_an_exchange_makes_among_several(monkeypatch):
+    seen = []
+    monkeypatch.setattr(charging, "_quickest", lambda exchange, shapes, link: seen.append(link.size) or 0.5)
+    alone, three, many = (charging.pace_of(two_phase(int8()), JOB, workers=n) for n in (1, 3, 50))
+    assert alone > three == many, "answers are compressed and decompressed too, so the same seconds make more bytes"
+    assert set(seen) == {1, 3}
 
 
 def test_memory_is_what_model_gradients_optimizer_batch_and_method_keep():
