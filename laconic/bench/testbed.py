@@ -567,16 +567,16 @@ def _host_tc(network: Network, worker: int, delay: str) -> list[str]:
         return lines
     # A class each for the slow links and one for the rest: a class is promised next to nothing and borrows from the
     # whole up to its ceiling, so together they never exceed the worker's rate and share it evenly.
-    whole = min(connection.up, 1e10)
+    whole, piece = min(connection.up, 1e10), _segment(network, worker)
     lines = [
         f"qdisc replace dev {INTERFACE} root handle 1: htb default 2",
-        f"class add dev {INTERFACE} parent 1: classid 1:1 htb {_htb(whole, whole)}",
+        f"class add dev {INTERFACE} parent 1: classid 1:1 htb {_htb(whole, whole, piece)}",
     ]
     for minor, (peer, link) in enumerate(
         [(None, Connection(connection.up, latency=connection.latency)), *links.items()]
     ):
         ident, rate = f"{minor + 2:x}", min(link.up, whole)
-        lines.append(f"class add dev {INTERFACE} parent 1:1 classid 1:{ident} htb {_htb(1e3, rate)}")
+        lines.append(f"class add dev {INTERFACE} parent 1:1 classid 1:{ident} htb {_htb(1e3, rate, piece)}")
         leaf = _netem(link) if delay == "netem" and link.latency else f"bfifo limit {_queue_limit(rate)}"
         lines.append(f"qdisc add dev {INTERFACE} parent 1:{ident} handle {minor + 16:x}: {leaf}")
         if peer is not None:
@@ -601,9 +601,10 @@ def _segment(network: Network, worker: int) -> int:
     return int(min(1 << 16, max(3000, min(rates) * 0.01)))
 
 
-def _htb(rate: float, ceiling: float) -> str:
+def _htb(rate: float, ceiling: float, piece: int) -> str:
+    """A class that takes turns by pieces: while it waited for longer turns its bucket would run over."""
     burst = _burst(rate) if rate == ceiling else 1600
-    return f"rate {_bits(rate)} ceil {_bits(ceiling)} burst {burst} cburst {_burst(ceiling)} quantum 60000"
+    return f"rate {_bits(rate)} ceil {_bits(ceiling)} burst {burst} cburst {_burst(ceiling)} quantum {piece}"
 
 
 def _burst(rate: float) -> int:
