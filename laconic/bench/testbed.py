@@ -595,10 +595,12 @@ def _shaper(device: str, rate: float) -> str:
 def _segment(network: Network, worker: int) -> int:
     """Bytes that the kernel may send in one piece, to be cut into frames later: 10 ms of the slowest rate from here.
 
-    By itself it takes 64 kB, half a second of 1 Mbit/s, and a slow link would stop and go.
+    By itself it takes 64 kB, half a second of 1 Mbit/s, and a slow link would stop and go. Where links take turns it is
+    a burst of the slowest, which runs over while a longer piece of another passes.
     """
-    rates = [network.connections[worker].up, *(link.up for sender, _, link in network.links if sender == worker)]
-    return int(min(1 << 16, max(3000, min(rates) * 0.01)))
+    own = [link.up for sender, _, link in network.links if sender == worker]
+    slowest = min([network.connections[worker].up, *own])
+    return int(min(1 << 16, max(3000, slowest * (BURST_SECONDS if own else 0.01))))
 
 
 def _htb(rate: float, ceiling: float, piece: int) -> str:
