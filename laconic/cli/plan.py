@@ -115,12 +115,12 @@ def plan(
     say: Callable[[str], None] = (lambda sentence: None) if as_json else typer.echo
     recipe = _recipe(workload, cluster, workers, link, link_of, slow, option, size, seed)
     job = _job(recipe, params, batch)
+    grid = _grid(intensity, recipe)
+    goal = Goal(1.0 if tokens is None else float(tokens), objective, hour, gigabyte, watts, grid.mean, slack).checked()
     site = _site(recipe, job, flops, step_seconds, None if memory is None else parse_size(memory), say)
     site = site.shared(background)
     usual = STEPS * job.tokens * site.workers if params is None else PER_PARAMETER * job.parameters
-    wanted = usual if tokens is None else tokens
-    grid = _grid(intensity, recipe)
-    goal = Goal(float(wanted), objective, hour, gigabyte, watts, grid.mean, slack).checked()
+    goal = goal if tokens is not None else replace(goal, tokens=float(usual))
     ways = _only(ways_for(job, site, goal.tokens / (job.tokens * site.workers)), methods)
     sources = [*(learn or []), *([Path(recipe.cluster)] if recipe.cluster.endswith(".toml") else [])]
     known = ledger.read(sources)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from laconic.attached import FEW
 from laconic.exchange.base import Exchange
 from laconic.links import memory
 from laconic.links.base import Link
@@ -29,7 +30,6 @@ from laconic.plan.measured import Speed
 
 SAMPLE = 1 << 20  # entries of the tensors that are timed
 TIMED = 0.1  # seconds in which a compressor is timed against a probe's time of it
-FEW = 3  # workers among which an exchange does all that it does among many
 ROUNDS = 3  # of them, after one that compiles and warms up
 
 
