@@ -6,6 +6,7 @@ method: when its curve comes down to that loss, how much sooner than ddp, its lo
 share of time waiting, and bytes.
 
     python benchmarks/regions.py [--workers 16] [--cluster aws10] [--steps 450] [--step-seconds 1] [--only noloco,sgp]
+                               [--batch-size 4] [--schedule cosine --warmup 100]
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--step-seconds", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--schedule", default="constant", help="of the inner learning rate: constant, linear, cosine")
+    parser.add_argument("--warmup", type=int, default=0, help="steps over which it rises")
     parser.add_argument("--only", default="", help="methods, beside ddp")
     parser.add_argument("--picture", type=Path, help="an .svg of the losses")
     chosen = parser.parse_args()
@@ -71,6 +74,7 @@ def main() -> None:
     options = {"size": "nano", "batch_size": chosen.batch_size}
     plan = Recipe("shakespeare", options=options, workers=chosen.workers, on="simulated", cluster=chosen.cluster)
     plan = plan.replace(step_seconds=chosen.step_seconds, steps=chosen.steps, save_every=10**9)
+    plan = plan.replace(schedule=chosen.schedule, warmup=chosen.warmup)
     wanted = [name for name in WAYS if not chosen.only or name == "ddp" or name in chosen.only.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "compare"

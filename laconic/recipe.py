@@ -28,6 +28,8 @@ from laconic.links.network import Connection, Network, check_workers, of_cluster
 from laconic.methods import METHODS, build
 from laconic.nesting import number
 from laconic.plan.cluster import read_cluster
+from laconic.schedule import CONSTANT
+from laconic.schedule import check as check_schedule
 from laconic.sync.base import among
 
 SIMULATED = "simulated"
@@ -46,12 +48,16 @@ def _is_number(value: Any) -> bool:
 # What a field of the file must be: its names, whether a value is right, and what to say if it is not.
 KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
-        ("workers", "seed", "steps", "tokens", "threads", "save_every"),
+        ("workers", "seed", "steps", "tokens", "threads", "save_every", "warmup"),
         lambda value: isinstance(value, int) and not isinstance(value, bool),
         "a whole number",
     ),
     (("seconds", "lr", "clip", "timeout", "flops", "step_seconds"), _is_number, "a number"),
-    (("workload", "method", "link", "on", "cluster"), lambda value: isinstance(value, str), "text in quotes"),
+    (
+        ("workload", "method", "link", "on", "cluster", "schedule"),
+        lambda value: isinstance(value, str),
+        "text in quotes",
+    ),
     (
         ("links", "slow"),
         lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
@@ -71,7 +77,7 @@ class Recipe:
     (one process and a virtual clock, where ``flops`` a second or ``step_seconds`` say what computing takes). ``slow``
     names workers that are held back, as :func:`laconic.drag.factors` reads it. One of ``seconds``, ``tokens`` (of all
     workers) and ``steps`` ends the run. Where workers take unequal steps, ``steps`` is the mean of theirs, and the run
-    ends with the round in which its end is reached.
+    ends with the round in which its end is reached. ``schedule`` and ``warmup`` are :mod:`laconic.schedule`'s.
     """
 
     workload: str
@@ -91,6 +97,8 @@ class Recipe:
     steps: int | None = None
     seed: int = 0
     lr: float | None = None
+    schedule: str = CONSTANT
+    warmup: int = 0
     clip: float | None = None
     threads: int = 0
     timeout: float = 120.0
@@ -122,6 +130,7 @@ class Recipe:
             raise ConfigError(
                 most if self.seed >= 1 << 63 else f"timeout must be at most {LONGEST:g} s, got {self.timeout:g}"
             )
+        check_schedule(self.schedule, self.warmup, self.steps)
         if self.link and self.on == "group":
             raise ConfigError(f"on=group uses the network as it is; leave link={self.link!r} out, or use on=paced")
         self._place()

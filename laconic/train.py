@@ -36,6 +36,7 @@ from laconic.links.rendezvous import rendezvous
 from laconic.methods import build
 from laconic.pace import Pace
 from laconic.recipe import Recipe, read_recipe, seeded
+from laconic.schedule import CONSTANT, factor
 from laconic.sync.base import Sync
 from laconic.workloads import Workload, load
 from laconic.workloads.recut import Recut
@@ -116,6 +117,7 @@ class Worker:
             self.link.barrier()  # nobody's first step waits for one that still compiles
         randomness.seed(own_seed(recipe.seed, self.rank))
         self.model, self.optimizer = self.attached.model, self.attached.optimizer
+        self.rates = [group.get("lr", 0.0) for group in self.optimizer.param_groups]  # what the schedule is a share of
         self.step = self.own = self.tokens = 0  # tokens of this worker, and of all
         self.uneven = self.attached.sync.rounds is not None  # workers take unequal steps: a run ends after a round
         self.rounds = self.saved = 0  # rounds that have ended, where steps are unequal; the last checkpoint's mark
@@ -176,6 +178,7 @@ class Worker:
             if self.step and self._done():
                 self.ending.ask("done")  # a finished run that is resumed takes no step more
             while self.ending.may_begin(1 + (sync.rounds if self.uneven else self.step)):
+                self._set_rates()
                 share = sync.share
                 batch = batches.take(share)
                 sync.zero_grad()
@@ -197,6 +200,14 @@ class Worker:
                     self._save()
         if (self.points[-1]["step"] if self.points else self.measured) != self.step:
             self._snapshot()
+
+    def _set_rates(self) -> None:
+        """Give the optimizer the learning rates of the coming step; without a schedule they are as they were."""
+        recipe = self.recipe
+        if recipe.schedule != CONSTANT or recipe.warmup:
+            share = factor(recipe.schedule, recipe.warmup, self.steps, recipe.steps)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * share
 
     def _finish(self) -> None:
         """What the method does once after the last step; its seconds and bytes are the run's."""

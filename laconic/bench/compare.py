@@ -25,6 +25,7 @@ from laconic.errors import ConfigError, RunFailed, TestbedError
 from laconic.fault.checkpoint import newest
 from laconic.launch import Watch, check_room, launch, prepare
 from laconic.recipe import SIMULATED, Recipe, read_recipe
+from laconic.schedule import CONSTANT
 from laconic.workloads import load
 
 IDEAL_SHARE, IDEAL_LEAST, IDEAL_MOST = 0.2, 4.0, 8.0  # seconds of the ideal, as a share of a method's and bounded
@@ -243,6 +244,7 @@ def _begun(run: Path, recipe: Recipe, tell: Told, keep: bool = True) -> bool:
 def ideal_run(recipe: Recipe, run: Path, watch: Watch, command: str) -> dict[str, Any]:
     """Seconds a step without a network: all workers at once, as they will share the machine, none exchanging."""
     changes: dict[str, Any] = {"seconds": ideal_seconds(recipe), "tokens": None, "steps": None}
+    changes |= {"schedule": CONSTANT, "warmup": 0}
     changes |= {"on": "paced", "link": "", "links": (), "cluster": ""}
     if recipe.on == SIMULATED:  # by its virtual clock a few steps are as good as many, and its machines are a cluster's
         changes = {"seconds": None, "tokens": None, "steps": IDEAL_STEPS}

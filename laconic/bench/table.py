@@ -123,6 +123,7 @@ def subtitle(comparison: Mapping[str, Any]) -> str:
         text(comparison.get("link")),
         f"{units.duration(comparison['seconds'])} each" if _there(comparison, "seconds") else "",
         f"{units.count(comparison['tokens'])} tokens each" if _there(comparison, "tokens") else "",
+        f"{units.count(comparison['steps'])} steps each" if _there(comparison, "steps") else "",
         _where(comparison),
     ]
     return ", ".join(part for part in parts if part)

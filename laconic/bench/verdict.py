@@ -48,6 +48,7 @@ def conclude(recipe: Recipe, results: Sequence[Result], ideal: dict[str, Any]) -
         "measured_on": recipe.on,
         "seconds": recipe.seconds,
         "tokens": recipe.tokens,
+        "steps": recipe.steps,
         "seeds": sorted({seed for result in results for seed in result.runs}),
         "plain": ours["name"],
         "goal": spread.mean(reached),

@@ -124,6 +124,10 @@ Options = Annotated[
 Size = Annotated[str | None, typer.Option("--size", help="the same as --option size=…")]
 Seed = Annotated[int, typer.Option("--seed", help="of the weights and the order of the data")]
 Rate = Annotated[float | None, typer.Option("--lr", help="learning rate (default: the workload's)")]
+Schedule = Annotated[
+    str, typer.Option("--schedule", help="how the learning rate falls over --steps: constant, linear or cosine")
+]
+Warmup = Annotated[int, typer.Option("--warmup", help="steps over which the learning rate rises at first")]
 Clip = Annotated[float | None, typer.Option("--clip", help="bound on the gradient's norm (default: none)")]
 Timeout = Annotated[float, typer.Option("--timeout", help="seconds of silence after which a peer is given up")]
 Out = Annotated[Path | None, typer.Option("--out", help="the run folder (default: a new one in runs/)")]
@@ -154,6 +158,8 @@ def train(
     size: Size = None,
     seed: Seed = 0,
     lr: Rate = None,
+    schedule: Schedule = "constant",
+    warmup: Warmup = 0,
     clip: Clip = None,
     timeout: Timeout = 120.0,
     save_every: Annotated[int, typer.Option("--save-every", help="steps between checkpoints")] = 500,
@@ -195,6 +201,8 @@ def train(
         "step_seconds": step_seconds,
         "seed": seed,
         "lr": lr,
+        "schedule": schedule,
+        "warmup": warmup,
         "clip": clip,
         "timeout": timeout,
         "save_every": save_every,
@@ -274,11 +282,14 @@ def compare(
     ] = None,
     seconds: Seconds = None,
     tokens: Tokens = None,
+    steps: Steps = None,
     option: Options = None,
     size: Size = None,
     seed: Seed = 0,
     seeds: Annotated[int, typer.Option("--seeds", help="train each way so many times, from --seed on")] = 1,
     lr: Rate = None,
+    schedule: Schedule = "constant",
+    warmup: Warmup = 0,
     clip: Clip = None,
     timeout: Timeout = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else")] = False,
@@ -287,7 +298,8 @@ def compare(
 ) -> None:
     """Train a workload several ways on equal terms, measure, and say which way pays.
 
-    Each way has the same weights to start from, the same data, the same links and the same budget of seconds or tokens.
+    Each way has the same weights to start from, the same data, the same links and the same budget of seconds, tokens or
+    steps.
     Several --sweep make a way of each combination. With --seeds the numbers are means, and their range is told.
 
     \b
@@ -335,10 +347,13 @@ def compare(
         cluster=cluster,
         flops=_flops(flops),
         step_seconds=step_seconds,
-        seconds=seconds if seconds is not None or tokens is not None else DEFAULT_SECONDS,
+        seconds=DEFAULT_SECONDS if seconds is None and tokens is None and steps is None else seconds,
         tokens=tokens,
+        steps=steps,
         seed=seed,
         lr=lr,
+        schedule=schedule,
+        warmup=warmup,
         clip=clip,
         timeout=timeout,
         save_every=1_000_000,

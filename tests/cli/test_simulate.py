@@ -28,6 +28,20 @@ def test_ways_are_compared_among_more_workers_than_this_machine_has_cores(laconi
 
 
 @pytest.mark.processes
+def test_ways_are_compared_for_so_many_steps_of_a_falling_rate(laconic, tmp_path):
+    words = ("compare", MINE, "--methods", "ddp,topk", "--simulate", "--step-seconds", 0.01)
+    status, out, err = laconic(*words, "--steps", 9, "--schedule", "cosine", "--warmup", 3, "--json", "--out", "both")
+    assert status == 0, err
+    comparison = json.loads(out)
+    assert comparison["steps"] == 9
+    assert [method["steps"] for method in comparison["methods"]] == [9, 9]
+    assert 'schedule = "cosine"' in (tmp_path / "both" / "01-ddp" / "recipe.toml").read_text()
+    status, _, err = laconic(*words, "--tokens", 900, "--schedule", "cosine", "--out", "other")
+    assert status == 2
+    assert "say how many with steps" in err
+
+
+@pytest.mark.processes
 def test_ctrl_c_keeps_a_simulation_and_resume_goes_on_with_it(laconic, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     words = ("--workers", 4, "--simulate", "--link", "20mbit,5ms", "--steps", 1_000_000, "--step-seconds", 0.01)
