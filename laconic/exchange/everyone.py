@@ -166,6 +166,6 @@ def _weight(message: Message, packets: int, rule: Rule) -> float:
     if len(message) == packets and not rule.weighted:
         return 1.0
     weight = message[0].header.get("weight") if len(message) == packets + 1 and rule.weighted else None
-    if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise PacketError(f"message: {len(message)} packets came, wanted {packets}; do all workers run one method?")
     return float(weight)

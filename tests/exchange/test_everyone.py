@@ -125,6 +125,7 @@ def test_a_ring_of_what_can_be_added_is_everyone(compressor):
         [Packet({"values": torch.ones(4), "places": torch.arange(4, dtype=torch.int32)}, {"shape": [1 << 40]})],
         [Packet({"values": torch.ones(1), "places": torch.tensor([99], dtype=torch.int32)}, {"shape": [2, 5]})],
         [Packet({}, {"weight": 0})] * 2,
+        [Packet({}, {"weight": True}), Packet({}, {})],
         [Packet({}, {"weight": "heavy"}), Packet({}, {})],
         [Packet({}, {})] * 3,
     ],
