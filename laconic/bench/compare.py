@@ -11,13 +11,15 @@ to be run, ``comparison.json`` is written anew after every run.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from laconic.bench import units
+from laconic.bench.choosing import following, promising
 from laconic.bench.runs import read_lines, read_object
 from laconic.bench.verdict import Result, conclude, plain
 from laconic.bench.ways import Told, Way, about, divided, fit
@@ -41,11 +43,22 @@ class Plan(NamedTuple):
     ways: list[Way]
     seeds: list[int]
     folder: Path
+    most: int | None = None  # so many of the ways at most, each chosen by what those before it have shown
 
     def place(self, number: int, name: str, seed: int) -> Path:
         """The folder of one run."""
         way = self.folder / f"{number:02d}-{re.sub(r'[^A-Za-z0-9._=+-]+', '-', name)[:60].strip('-')}"
         return way / f"seed-{seed}" if len(self.seeds) > 1 else way
+
+    @property
+    def number(self) -> int:
+        """How many ways are run."""
+        return len(self.ways) if self.most is None else min(self.most, len(self.ways))
+
+    def of(self, way: Way) -> list[tuple[Way, int, Path]]:
+        """The runs of one way."""
+        number = self.ways.index(way) + 1
+        return [(way, seed, self.place(number, way.name, seed)) for seed in self.seeds]
 
     def runs(self) -> list[tuple[Way, int, Path]]:
         """All of them, seed after seed: what changes about the machine meanwhile hits all ways alike."""
@@ -64,22 +77,28 @@ def compare(
     tell: Told = lambda sentence: None,
     command: str = "",
     seeds: int = 1,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """Run every way into a sub-folder of ``folder``; return the comparison, which is ``comparison.json`` there too.
 
     ``watch(name)`` gives what follows one run's metrics; ``tell`` is given sentences worth showing. With several
-    ``seeds`` each way is run with the recipe's seed and those that follow it.
+    ``seeds`` each way is run with the recipe's seed and those that follow it. With ``most`` only so many of the ways
+    are run: the plain one, and then each time the one that a proxy learnt from those before it finds most promising
+    (:mod:`laconic.plan.proposer`).
 
     Raises: ConfigError before anything starts; RunFailed when a way fails, after all others have been run;
             KeyboardInterrupt after an interruption, with what had finished in ``comparison.json``.
     """
+    if most is not None and most < 2:
+        raise ConfigError(f"most must be at least 2 ways, the plain one and another, got {most}")
     ways = [divided(recipe, way, tell) for way in ways]
-    for way in ways:
+    plan = Plan(recipe, ways, list(range(recipe.seed, recipe.seed + seeds)), folder, most)
+    first = ways if plan.number == len(ways) else {way.method: way for way in reversed(ways)}.values()
+    for way in first:  # of many ways one a method; the others are tried when they are chosen
         parameters = prepare(recipe.replace(method=way.method, settings=way.settings), tell)
-    check_room(folder, recipe, parameters * len(ways) * seeds)
+    check_room(folder, recipe, parameters * plan.number * seeds)
     if (folder / PLAN).exists():
         raise ConfigError(f"{folder} holds a comparison already; choose another folder, or go on by --resume")
-    plan = Plan(recipe, ways, list(range(recipe.seed, recipe.seed + seeds)), folder)
     tell(cost(plan))
     follow = watch or (lambda name: lambda line: None)
     step = ideal_run(recipe, folder / "00-ideal", follow("ideal"), command)["step_seconds"]
@@ -91,7 +110,7 @@ def compare(
         if sentence:
             tell(sentence)
     if recipe.seconds is None and recipe.on != SIMULATED:
-        tell(f"without a network it would be {about(len(ways) * seeds * (expected * step + OPENING))}")
+        tell(f"without a network it would be {about(plan.number * seeds * (expected * step + OPENING))}")
     plan = plan._replace(ways=fitted)
     _save(plan)
     return _run(plan, follow, tell, command)
@@ -107,16 +126,17 @@ def resume(
 
     Raises: as :func:`compare`.
     """
-    runs = len(plan.runs())
     done = sum(_finished(run) for _, _, run in plan.runs())
-    tell(f"{done} of {runs} runs have finished")
+    tell(f"{done} of {plan.number * len(plan.seeds)} runs have finished")
     return _run(plan, watch or (lambda name: lambda line: None), tell, command)
 
 
 def left(plan: Plan) -> list[Path]:
     """The runs of a plan, and the measurements of its ideal, that have not finished."""
     ideals = [plan.place(99, "ideal", seed) for seed in plan.seeds]
-    return [run for run in [*(run for _, _, run in plan.runs()), *ideals] if not _finished(run)]
+    runs = [run for _, _, run in plan.runs()]
+    spare = len(runs) - plan.number * len(plan.seeds)
+    return [run for run in runs if not _finished(run)][spare:] + [run for run in ideals if not _finished(run)]
 
 
 def planned(folder: Path) -> Plan:
@@ -132,17 +152,17 @@ def planned(folder: Path) -> Plan:
     raw = read_object(folder / PLAN)
     try:
         ways = [Way(**way) for way in raw["ways"]]
-        return Plan(read_recipe(folder / BUDGET), ways, [int(seed) for seed in raw["seeds"]], folder)
+        return Plan(read_recipe(folder / BUDGET), ways, [int(seed) for seed in raw["seeds"]], folder, raw.get("most"))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder / PLAN}: it is no plan of this version ({error})") from None
 
 
 def cost(plan: Plan) -> str:
     """What a comparison will take, before it starts: ``12 ways x 3 seeds x 30 s: about 23 min``."""
-    recipe, runs = plan.recipe, len(plan.ways) * len(plan.seeds)
+    recipe, runs = plan.recipe, plan.number * len(plan.seeds)
     each = f"{recipe.seconds:g} s" if recipe.seconds is not None else f"{recipe.tokens or recipe.steps:,} "
     each += "" if recipe.seconds is not None else "tokens" if recipe.tokens else "steps"
-    ways = f"{len(plan.ways)} way{'s' * (len(plan.ways) > 1)}"
+    ways = f"{plan.number} way{'s' * (plan.number > 1)}" + f" of {len(plan.ways)}" * (plan.number < len(plan.ways))
     seeds = f" x {len(plan.seeds)} seeds" * (len(plan.seeds) > 1)
     if recipe.on == SIMULATED:
         from laconic.pace import pace_of
@@ -165,7 +185,7 @@ def _run(plan: Plan, follow: Callable[[str], Watch], tell: Told, command: str) -
     failed: dict[str, str] = {}
     several = len(plan.seeds) > 1
     try:
-        for way, seed, run in plan.runs():
+        for way, seed, run, last in _turns(plan, failed, tell):
             if not _finished(run):
                 recipe = plan.recipe.replace(method=way.method, settings=way.settings, seed=seed)
                 name = f"{way.name} seed {seed}" if several else way.name
@@ -175,7 +195,7 @@ def _run(plan: Plan, follow: Callable[[str], Watch], tell: Told, command: str) -
                     failed[str(run.relative_to(plan.folder))] = f"{name}: {error}"
                     tell(f"{name} failed; the others go on")
                 _write(plan, failed)
-            if way is plan.ways[-1]:
+            if last:
                 # Before and after, since the speed of a machine that others share too drifts within minutes.
                 ideal = plan.place(99, "ideal", seed)
                 if not _finished(ideal):
@@ -188,6 +208,32 @@ def _run(plan: Plan, follow: Callable[[str], Watch], tell: Told, command: str) -
     return comparison
 
 
+def _turns(plan: Plan, failed: Mapping[str, str], tell: Told) -> Iterator[tuple[Way, int, Path, bool]]:
+    """The runs in order, and whether one is the last of its seed; a way is chosen once those before it have run."""
+    if plan.number == len(plan.ways):
+        for way, seed, run in plan.runs():
+            yield way, seed, run, way is plan.ways[-1]
+        return
+    losses: dict[str, float | None] = {}
+    while len(losses) < plan.number:
+        way = following(plan.ways, losses, plan.seeds[0]) if losses else plan.ways[plain(plan.ways)]
+        if losses:
+            tell(f"next, by what {len(losses)} have shown: {way.name}")
+        for _, seed, run in plan.of(way):
+            yield way, seed, run, len(losses) + 1 == plan.number
+        losses[way.name] = _loss(plan, way, failed)
+
+
+def _loss(plan: Plan, way: Way, failed: Mapping[str, str]) -> float | None:
+    """A way's final held-out loss, the mean over its seeds; None if it failed with one of them."""
+    runs = [run for _, _, run in plan.of(way)]
+    if any(str(run.relative_to(plan.folder)) in failed or not _finished(run) for run in runs):
+        return None
+    losses = [float(read_object(run / "summary.json").get("eval_loss") or math.nan) for run in runs]
+    mean = sum(losses) / len(losses)
+    return mean if mean > 0 else None
+
+
 def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
     """The comparison of what has finished, into its file; None, and no file, where nothing has."""
     found: dict[str, Result] = {}
@@ -197,6 +243,7 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
             found.setdefault(way.name, Result(way, {})).runs[seed] = run
         elif str(run.relative_to(plan.folder)) not in failed:
             unfinished.append(str(run.relative_to(plan.folder)))
+    unfinished = unfinished[(len(plan.ways) - plan.number) * len(plan.seeds) :]
     if not found:
         return None
     order = {way.name: i for i, way in enumerate(plan.ways)}
@@ -207,11 +254,25 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
     if not unfinished and wanted != comparison["plain"]:
         instead = f"did not finish; {comparison['plain']} stands in."
         comparison["verdict"] = f"{wanted}, which the others were to be held against, {instead} {comparison['verdict']}"
+    if plan.number < len(plan.ways):
+        comparison |= _chosen(plan, comparison, failed)
     comparison |= {"unfinished": unfinished, "failed": list(failed.values())}
     path = plan.folder / "comparison.json"
     path.with_suffix(".part").write_text(json.dumps(units.strict(comparison), indent=1, allow_nan=False))
     path.with_suffix(".part").rename(path)
     return comparison
+
+
+def _chosen(plan: Plan, comparison: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
+    """How many of the ways were run, which of the others promises most, and both in words behind the verdict."""
+    ran = [way for way in plan.ways if any(_finished(run) or str(run.relative_to(plan.folder)) in failed
+                                           for _, _, run in plan.of(way))]  # fmt: skip
+    told = f"{len(ran)} of {len(plan.ways)} ways were run, each chosen by what those before it had shown."
+    best = promising(plan.ways, {way.name: _loss(plan, way, failed) for way in ran})
+    if best is not None:
+        told += f" Of the others {best.way.name} promises most: a final loss of about {units.loss(best.loss)}."
+    promise = None if best is None else {"name": best.way.name, "eval_loss": best.loss}
+    return {"ways": len(plan.ways), "promising": promise, "verdict": f"{comparison['verdict']} {told}"}
 
 
 def measured(ideals: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -222,7 +283,7 @@ def measured(ideals: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _save(plan: Plan) -> None:
     (plan.folder / BUDGET).write_text(plan.recipe.to_toml())
-    made = {"ways": [way._asdict() for way in plan.ways], "seeds": plan.seeds}
+    made = {"ways": [way._asdict() for way in plan.ways], "seeds": plan.seeds, "most": plan.most}
     (plan.folder / PLAN).write_text(json.dumps(made, indent=1))
 
 

@@ -21,6 +21,7 @@ ROUNDS = 24  # synchronisations that a run should have at least, and
 HIDDEN = 48  # where a number of steps, overlap, hides them
 WARM = 20  # a run is this many times longer than its warm-up, at least
 MOST_RUNS = 300  # of one comparison
+MOST_WAYS = 3000  # of which some are chosen
 OPENING, CLOSING = "([{", ")]}"
 
 Told = Callable[[str], None]
@@ -52,16 +53,17 @@ def ways(
     *,
     seeds: int = 1,
     seconds: float | None = None,
+    most: int | None = None,
     tell: Told = lambda sentence: None,
 ) -> list[Way]:
     """The methods of a comma-separated list, each with the settings that are meant for it, once for every value swept.
 
     A setting is ``name=value``, for every method that has it, or ``method.name=value``; a sweep is the same with values
     between commas. What names a method goes before what does not. ``seeds`` and ``seconds`` are what each way will
-    take; ``tell`` hears which methods a sweep does not reach.
+    take, and ``most`` how many of them are run; ``tell`` hears which methods a sweep does not reach.
 
     Raises: ConfigError for an unknown method or setting, one that fits none of them or is given twice, a method named
-            twice, a value that the method refuses, and for more than MOST_RUNS runs.
+            twice, a value that the method refuses, and for more than MOST_RUNS runs, or MOST_WAYS to choose from.
     """
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
@@ -74,7 +76,7 @@ def ways(
         raise ConfigError(f"--seeds must be at least 1, got {seeds}; 3 trains each way three times")
     given = [_given("--set", text, names) for text in settings] + [_given("--sweep", text, names) for text in sweeps]
     chosen = {name: _meant_for(name, given) for name in names}
-    _affordable(chosen, seeds, seconds)
+    _affordable(chosen, seeds, seconds, most)
     made = [way for name in names for way in _grid(name, chosen[name])]
     for one in given:
         left = [name for name in names if not one.method and one.key not in get(name).defaults]
@@ -200,14 +202,17 @@ def _meant_for(name: str, given: Sequence[Given]) -> dict[str, Given]:
     return taken
 
 
-def _affordable(chosen: Mapping[str, Mapping[str, Given]], seeds: int, seconds: float | None) -> None:
+def _affordable(chosen: Mapping[str, Mapping[str, Given]], seeds: int, seconds: float | None, most: int | None) -> None:
     """Refuse more runs than anybody waits for, before their settings are even put together."""
     count = sum(math.prod(len(one.values) for one in settings.values()) for settings in chosen.values())
-    runs = count * seeds
+    runs = min(count, most or count) * seeds
+    if count > MOST_WAYS and runs <= MOST_RUNS:
+        raise ConfigError(f"{count:,} ways are too many to choose from; sweep fewer values, for at most {MOST_WAYS}")
     if runs > MOST_RUNS:
         time = f", {about(runs * seconds)} of training" if seconds else ""
+        count = min(count, most or count)
         many = f"{count:,} way{'s' * (count > 1)} x {seeds} seed{'s' * (seeds > 1)} are {runs:,} runs{time}"
-        fewer = "sweep fewer values, or for one method, as diloco.every=10,50"
+        fewer = "sweep fewer values, or for one method, as diloco.every=10,50, or let --most 20 choose some of them"
         raise ConfigError(f"{many}; a comparison has at most {MOST_RUNS}: {fewer}")
 
 

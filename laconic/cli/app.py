@@ -280,6 +280,10 @@ def compare(
         list[str] | None,
         typer.Option("--sweep", help="the same with several values, each a way of its own: every=10,50,250"),
     ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option("--most", help="run only so many of the ways, each chosen by what those before it have shown"),
+    ] = None,
     seconds: Seconds = None,
     tokens: Tokens = None,
     steps: Steps = None,
@@ -299,14 +303,15 @@ def compare(
     """Train a workload several ways on equal terms, measure, and say which way pays.
 
     Each way has the same weights to start from, the same data, the same links and the same budget of seconds, tokens or
-    steps.
-    Several --sweep make a way of each combination. With --seeds the numbers are means, and their range is told.
+    steps. Several --sweep make a way of each combination; --most runs some of them, the most promising. With --seeds
+    the numbers are means, and their range is told.
 
     \b
       laconic compare shakespeare --methods ddp,dgc,diloco --workers 2 --link 20mbit --seconds 30
       laconic compare fashion --methods ddp,powersgd --workers 4 --link 100mbit,5ms --tokens 200000
       laconic compare mine.py --methods ddp,streaming-diloco --set streaming-diloco.every=50 --on testbed
       laconic compare shakespeare --methods ddp,diloco --sweep every=10,50,250 --seeds 3
+      laconic compare fashion --methods diloco --sweep every=5,10,20,50 --sweep lr=0.4,0.7,1 --most 6
       laconic compare shakespeare --workers 64 --simulate --link 100mbit,50ms --tokens 2000000
       laconic compare --resume runs/compare-shakespeare-1
 
@@ -358,12 +363,12 @@ def compare(
         timeout=timeout,
         save_every=1_000_000,
     )
-    chosen = ways(methods, set_ or [], sweep or [], seeds=seeds, seconds=plan.seconds, tell=say)
+    chosen = ways(methods, set_ or [], sweep or [], seeds=seeds, seconds=plan.seconds, most=most, tell=say)
     folder = out or _new_folder(f"compare-{Path(workload).stem}")
     try:
         # The ideal is measured before all ways, and again after each seed's.
-        with following(plan, as_json, len(chosen) * seeds + seeds + 1) as watch:
-            comparison = run_comparison(_anywhere(plan), chosen, folder, watch, say, _command(), seeds)
+        with following(plan, as_json, min(len(chosen), most or len(chosen)) * seeds + seeds + 1) as watch:
+            comparison = run_comparison(_anywhere(plan), chosen, folder, watch, say, _command(), seeds, most)
     except KeyboardInterrupt:
         _interrupted(folder)
     _show(after_compare(folder, plan, comparison, say), folder, as_json)

@@ -160,6 +160,10 @@ class Proxy:
         after._worked = self._worked.also(choice, float(self._worked([choice])[0][0]))
         return after
 
+    def expected(self, choices: Sequence[Choice]) -> list[float]:
+        """The mean of each choice's logarithm, if it runs."""
+        return list(self._worked(choices)[0] + self._prior(choices))
+
     def promise(self, choices: Sequence[Choice]) -> list[float]:
         """The mean and half a deviation of each choice's logarithm, far lower where it is likely to fail."""
         mean, deviation = self._worked(choices)
