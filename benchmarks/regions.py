@@ -6,7 +6,7 @@ method: when its curve comes down to that loss, how much sooner than ddp, its lo
 share of time waiting, and bytes.
 
     python benchmarks/regions.py [--workers 16] [--cluster aws10] [--steps 450] [--step-seconds 1] [--only noloco,sgp]
-                               [--batch-size 4] [--schedule cosine --warmup 100]
+                               [--batch-size 4] [--optimizer sgd] [--schedule cosine --warmup 100]
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--step-seconds", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--optimizer", default="adamw", help="adamw, or sgd with momentum, clipped at 1")
     parser.add_argument("--schedule", default="constant", help="of the inner learning rate: constant, linear, cosine")
     parser.add_argument("--warmup", type=int, default=0, help="steps over which it rises")
     parser.add_argument("--only", default="", help="methods, beside ddp")
@@ -71,10 +72,11 @@ def main() -> None:
     chosen = parser.parse_args()
     about = f"shakespeare (nano), {chosen.workers} simulated workers over {chosen.cluster}"
     heading(f"{about}, {chosen.steps} steps of {chosen.step_seconds:g} s")
-    options = {"size": "nano", "batch_size": chosen.batch_size}
+    options = {"size": "nano", "batch_size": chosen.batch_size, "optimizer": chosen.optimizer}
     plan = Recipe("shakespeare", options=options, workers=chosen.workers, on="simulated", cluster=chosen.cluster)
     plan = plan.replace(step_seconds=chosen.step_seconds, steps=chosen.steps, save_every=10**9)
-    plan = plan.replace(schedule=chosen.schedule, warmup=chosen.warmup)
+    clip = 1.0 if chosen.optimizer == "sgd" else None
+    plan = plan.replace(schedule=chosen.schedule, warmup=chosen.warmup, clip=clip)
     wanted = [name for name in WAYS if not chosen.only or name == "ddp" or name in chosen.only.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "compare"

@@ -39,7 +39,10 @@ OPTIONS = {
     "size": ("micro", "how large the model is: nano (0.1 M parameters), micro (0.8 M), small (3 M) or ten (11 M)"),
     "batch_size": (16, "windows of text in a worker's batch"),
     "context": (64, "characters in a window"),
+    "optimizer": ("adamw", "adamw, or sgd with momentum 0.9 (at a rate of 0.4: clip the gradient at 1)"),
 }
+OPTIMIZERS = ("adamw", "sgd")
+SGD_LR = 0.4
 EVAL_CHARACTERS = 24_576
 EVAL_BATCH = 32
 
@@ -183,12 +186,18 @@ def loss(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
     return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
 
-def make_optimizer(model: GPT) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only, at the size's learning rate, which stays constant.
+def make_optimizer(model: GPT, *, optimizer: str = "adamw") -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only, at the size's learning rate, or SGD with momentum; at a constant rate.
 
     There is no schedule, because the number of steps is not known here: runs end at a budget of steps, bytes or
     seconds.
+
+    Raises: ConfigError for another optimizer.
     """
+    if optimizer not in OPTIMIZERS:
+        raise unknown("optimizer of shakespeare", optimizer, OPTIMIZERS)
+    if optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=SGD_LR, momentum=0.9)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]

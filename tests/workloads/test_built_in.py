@@ -187,6 +187,16 @@ def test_weight_decay_is_on_matrices_only():
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
+def test_shakespeare_may_step_by_sgd_with_momentum_and_by_no_other():
+    workload = load("shakespeare", {"size": "nano", "optimizer": "sgd"})
+    optimizer = workload.make_optimizer(workload.make_model())
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["momentum"] == 0.9
+    other = load("shakespeare", {"optimizer": "sdg"})
+    with pytest.raises(ConfigError, match="did you mean 'sgd'"):
+        other.make_optimizer(other.make_model())
+
+
 def test_nano_shakespeare_learns_far_below_an_even_guess_in_sixty_steps():
     workload = load("shakespeare", {"size": "nano"})
     model = train(workload, 60)
