@@ -3,9 +3,11 @@
 Two workers as threads on memory links: losses and bytes are those of any link, seconds are not measured. Fashion and
 Shakespeare (nano), each with its own optimizer (SGD with momentum; AdamW), and both with SGD clipped at 1 for what is
 made for it: dgc carries the momentum itself, and Signum needs rates of its own, since every value's step is as long as
-the rate. Those were found at 1500 steps, by factors of two. The rate rises over a twentieth of the steps.
+the rate. Those were found at 1500 steps, by factors of two. The rate rises over a twentieth of the steps; so does dgc's
+sparsity, over a twentieth more.
 
     python benchmarks/equal_steps.py [--steps 2000] [--seeds 2] [--only fashion] [--ways dense,dgc]
+                                     [--batch-size 2] [--size micro] [--rate dgc=0.8]
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from laconic.methods import build
 from laconic.workloads import load
 
 WORKERS = 2
+WARM = 20  # a run is so many times longer than its warm-up
 OPTIONS: dict[str, dict[str, Any]] = {"fashion": {}, "shakespeare": {"size": "nano"}}
 SGD = {"fashion": 0.05, "shakespeare": 0.4}  # rates, with momentum 0.9
 SIGNS = {"fashion": 0.0005, "shakespeare": 0.002}
@@ -53,28 +56,29 @@ OWN = [
 BY_SGD = [
     Way("dense, SGD", "ddp", {}, SGD, 1.0),
     Way("powersgd rank 4, SGD", "powersgd", {"rank": 4}, SGD, 1.0),
-    Way("dgc 0.1 %", "dgc", {"warmup_steps": 300}, SGD),
+    Way("dgc 0.1 %", "dgc", {}, SGD),
     Way("topk 0.1 %, feedback, SGD", "topk", {"density": 0.001}, SGD, 1.0),
 ]
 
 
-def trained(name: str, way: Way, steps: int, seed: int) -> tuple[float, float]:
+def trained(name: str, way: Way, steps: int, seed: int, options: dict[str, Any]) -> tuple[float, float]:
     """Held-out loss after ``steps`` steps, and bytes a step out of worker 0."""
-    workload = load(name, OPTIONS[name])
+    workload = load(name, OPTIONS[name] | options)
+    warm = {"warmup_steps": steps // WARM} if way.method == "dgc" else {}
     drawing = threading.Lock()
 
     def work(link: Link) -> tuple[float, float]:
         with drawing:  # the weights are drawn from torch's one generator
             torch.manual_seed(seed)
             model = workload.make_model()
-        sync = build(way.method, way.settings)
+        sync = build(way.method, way.settings | warm)
         if way.rates is not None:
             momentum = 0.0 if sync.momentum else 0.9
             optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), way.rates[name], momentum)
         else:
             optimizer = workload.make_optimizer(model)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda t: min(1.0, 20 * (t + 1) / steps) * 0.5 * (1 + math.cos(math.pi * t / steps))
+            optimizer, lambda t: min(1.0, WARM * (t + 1) / steps) * 0.5 * (1 + math.cos(math.pi * t / steps))
         )
         attached = Attached(model, optimizer, sync, link, clip=way.clip)
         before = link.meter.bytes_out
@@ -96,13 +100,24 @@ def trained(name: str, way: Way, steps: int, seed: int) -> tuple[float, float]:
     return memory.run(WORKERS, work, timeout=3600.0)[0]
 
 
+def paced(way: Way, name: str, own: dict[str, float]) -> Way:
+    """The way at the rate that was given for it, if one was and it steps by SGD."""
+    rate = next((own[part] for part in own if part in way.label), None)
+    return way if rate is None or way.rates is None else way._replace(rates={name: rate})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=sorted(OPTIONS))
     parser.add_argument("--ways", default="")
+    parser.add_argument("--batch-size", type=int, help="of each worker (default: the workload's)")
+    parser.add_argument("--size", help="shakespeare's (default: nano)")
+    parser.add_argument("--rate", action="append", default=[], help="a way's own rate by SGD, such as dgc=0.8")
     chosen = parser.parse_args()
+    options = {key: value for key in ("batch_size", "size") if (value := getattr(chosen, key)) is not None}
+    own = {label: float(rate) for label, _, rate in (text.partition("=") for text in chosen.rate)}
     torch.set_num_threads(1)
     heading(f"Held-out loss after {chosen.steps} steps, {WORKERS} workers, mean of {chosen.seeds} seeds")
     wanted = [word for word in chosen.ways.split(",") if word]
@@ -115,7 +130,8 @@ def main() -> None:
             for way in ways:
                 if wanted and not any(word in way.label for word in wanted):
                     continue
-                runs = [trained(name, way, chosen.steps, seed) for seed in range(chosen.seeds)]
+                at_own_rate = paced(way, name, own)
+                runs = [trained(name, at_own_rate, chosen.steps, seed, options) for seed in range(chosen.seeds)]
                 mean = statistics.mean(loss for loss, _ in runs)
                 if way is ways[0]:
                     dense = mean
