@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,7 +150,9 @@ class Attached:
         self._held = False  # the sync has said "not yet": the optimizer does not step
         self._rates = self._rates_now()
         self._begun = False  # a backward has run since the last step: its gradients are in no checkpoint
-        self._hooks = [p.register_post_accumulate_grad_hook(self._ready) for p in self.params]
+        # A parameter that held this would be held by it, through torch, where no garbage collector looks.
+        weakly = weakref.WeakMethod(self._ready)
+        self._hooks = [p.register_post_accumulate_grad_hook(partial(_tell, weakly)) for p in self.params]
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -609,6 +613,11 @@ def looking(
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _tell(ready: Callable[[], Callable[[Tensor], None] | None], param: Tensor) -> None:
+    if (told := ready()) is not None:
+        told(param)
 
 
 def _rehearse(sync: Sync, params: Sequence[Tensor]) -> None:

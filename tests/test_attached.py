@@ -1,8 +1,10 @@
 """A method hooked onto an ordinary loop: what it trains, what it saves, and what it refuses."""
 
+import gc
 import io
 import math
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -860,3 +862,15 @@ def test_a_second_model_may_be_attached_while_the_first_ones_exchange_is_under_w
         return weights(second)
 
     assert equal(*memory.run(2, work))
+
+
+def test_a_model_that_nobody_holds_any_more_is_freed_though_it_was_never_detached():
+    def work(link):
+        net = model()
+        sync = attach(net, sgd(net), "topk", link)
+        step(net, sync, link.rank, 0)
+        return [weakref.ref(thing) for thing in (sync, net, next(net.parameters()))]
+
+    gone = memory.run(2, work)
+    gc.collect()
+    assert [[ref() for ref in refs] for refs in gone] == [[None] * 3] * 2
