@@ -37,6 +37,7 @@ BUCKET = 25 << 20
 DECAY = 0.5  # a learning rate under this share of its highest since the last decay has decayed again
 FORMAT = 1
 FEW = 3  # workers among which an exchange does all that it does among many
+HELD = "_laconic"  # where an optimizer keeps what steps it
 
 
 @dataclass
@@ -150,7 +151,9 @@ class Attached:
         self._held = False  # the sync has said "not yet": the optimizer does not step
         self._rates = self._rates_now()
         self._begun = False  # a backward has run since the last step: its gradients are in no checkpoint
-        # A parameter that held this would be held by it, through torch, where no garbage collector looks.
+        # A parameter that held this would be held by it, through torch, where no garbage collector looks. So the
+        # optimizer does: whoever steps that and forgets to step this is told by the second backward pass.
+        vars(optimizer)[HELD] = self
         weakly = weakref.WeakMethod(self._ready)
         self._hooks = [p.register_post_accumulate_grad_hook(partial(_tell, weakly)) for p in self.params]
 
@@ -341,6 +344,7 @@ class Attached:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        vars(self.optimizer).pop(HELD, None)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 

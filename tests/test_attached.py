@@ -382,8 +382,11 @@ def test_gradients_changed_after_they_left_are_refused():
 def test_a_second_backward_before_step_is_refused_with_the_way_to_accumulate():
     def work(link):
         net = model()
-        attach(net, sgd(net), "ddp", link)
+        optimizer = sgd(net)
+        attach(net, optimizer, "ddp", link)  # what it returns is thrown away, and optimizer.step() is called
         loss(net, batch(link.rank, 0)).backward()
+        optimizer.step()
+        gc.collect()
         with pytest.raises(ConfigError, match=r"with sync\.no_sync\(\)"):
             loss(net, batch(link.rank, 1)).backward()
         return True
