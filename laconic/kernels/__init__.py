@@ -11,10 +11,10 @@ import importlib
 import importlib.util
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 SHARE = 1 << 17  # elements that are worth a thread of their own
-KEPT = 1 << 17  # bytes; from here on malloc may give memory back to the system, and gets it again page by page
-BEYOND_CACHE = 1 << 24  # bytes; what is larger does not stay in the cache anyway
+KEPT = 1 << 24  # bytes; above this, malloc gives memory back to the system and gets it again page by page
 ON_GPU = ("select", "blocks")  # modules with a Triton form
+SPARE = 2  # buffers kept of one size
 LINE = 64  # bytes of a cache line, where large memory begins
 
 _plain = False
@@ -69,13 +69,10 @@ def in_parallel(run: Callable[[int, int, int], Any], numel: int, align: int = 1)
     """
     parts = max(1, min(torch.get_num_threads(), numel // SHARE))
     edges = [-(-numel * i // (parts * align)) * align for i in range(parts)] + [numel]
-    return side_by_side([partial(run, i, edges[i], edges[i + 1]) for i in range(parts)])
-
-
-def side_by_side(runs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each of them returns, in order; they run at once, a thread each."""
-    futures = [_pool().submit(run) for run in runs[1:]]
-    return [runs[0](), *(future.result() for future in futures)]
+    if parts == 1:
+        return [run(0, 0, numel)]
+    futures = [_pool().submit(run, i, edges[i], edges[i + 1]) for i in range(1, parts)]
+    return [run(0, 0, edges[1]), *(future.result() for future in futures)]
 
 
 @cache
@@ -83,43 +80,26 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="laconic-loops")
 
 
-class _Lent:
-    """Memory on loan: every array and tensor that lies in it keeps this alive."""
-
-    def __init__(self, memory: np.ndarray) -> None:
-        self.__array_interface__ = memory.__array_interface__
-
-
-def empty(numel: int, dtype: Any) -> np.ndarray:
-    """As numpy's, but from :data:`KEPT` bytes on it takes the memory of an earlier one that nobody holds any more.
+def empty_like(tensor: Tensor) -> Tensor:
+    """As torch's, but a large one takes the memory of an earlier one that nobody holds any more.
 
     Fresh memory costs a page fault every 4 kB, which is more than a loop that writes it.
     """
-    nbytes = numel * np.dtype(dtype).itemsize
-    if nbytes < KEPT:
-        return np.empty(numel, dtype)
-    # Small ones of about the same size share memory; a large one gets what it needs.
-    size = nbytes if nbytes >= BEYOND_CACHE else 1 << (nbytes - 1).bit_length()
-    try:
-        memory = _spare.setdefault(size, []).pop()
-    except IndexError:
-        memory = np.empty(size + LINE, np.uint8)
-        first = -memory.ctypes.data % LINE
-        memory = memory[first : first + size]
-    lent = _Lent(memory)
-    weakref.finalize(lent, _take_back, memory).atexit = False
-    return np.asarray(lent)[:nbytes].view(dtype)
-
-
-def empty_like(tensor: Tensor) -> Tensor:
-    """As torch's, in the memory of :func:`empty` on a CPU."""
     nbytes = tensor.numel() * tensor.element_size()
     if tensor.device.type != "cpu" or nbytes < KEPT:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    return torch.from_numpy(empty(nbytes, np.uint8)).view(tensor.dtype).reshape(tensor.shape)
+    try:
+        memory = _spare.setdefault(nbytes, []).pop()
+    except IndexError:
+        memory = np.empty(nbytes + LINE, dtype=np.uint8)
+        first = -memory.ctypes.data % LINE
+        memory = memory[first : first + nbytes]
+    lent = memory.view()  # dies with the last tensor that lies in it
+    weakref.finalize(lent, _take_back, memory).atexit = False
+    return torch.from_numpy(lent).view(tensor.dtype).reshape(tensor.shape)
 
 
 def _take_back(memory: np.ndarray) -> None:
     kept = _spare.setdefault(memory.nbytes, [])
-    if len(kept) < (2 if memory.nbytes >= BEYOND_CACHE else 4):
+    if len(kept) < SPARE:
         kept.append(memory)

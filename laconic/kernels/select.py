@@ -10,20 +10,18 @@ size and values, and a run should not stop to compile in its middle.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from laconic.kernels import BEYOND_CACHE, empty, empty_like, in_parallel, side_by_side
+from laconic.kernels import KEPT, empty_like, in_parallel
 from laconic.kernels.simd import LINE, WIDTH, ahead, fence, large, lowest, split, split_around_cache
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
 AHEAD = 64  # entries for which memory is fetched before it is needed
-SAMPLE = 1 << 16  # magnitudes that the guess at the threshold looks at, in pairs
-PAIR = WIDTH // 2  # entries from one of a pair to the other: mostly in the same line of memory
+SAMPLE = 1 << 16  # magnitudes that the guess at the threshold looks at
 WORTH_GUESSING = 1 << 15  # under this many entries a histogram is as quick
 BINS, BIN = 4096, 10  # of the histogram that separates candidates: half a power of two above the threshold
 FULL = -1
@@ -46,13 +44,12 @@ def pick(flat: Tensor, residual: Tensor | None, k: int) -> tuple[Tensor, Tensor,
     found: Candidates = []
     threshold = 0
     if n >= WORTH_GUESSING and 4 * k <= n:
-        stride = 2 * n // SAMPLE | 1  # odd, so that it does not step along one column of a matrix
-        sample = np.empty(2 * (-(-(n - PAIR) // stride)), np.float32)
-        take(x, x if e is None else e, e is not None, stride, sample)
+        stride = n // SAMPLE | 1  # odd, so that it does not step along one column of a matrix
+        sample = x[::stride] if e is None else x[::stride] + e[::stride]
         expected = k * sample.size / n
         # Two standard deviations: to guess too high once in fifty times costs less than to put more back every time.
         rank = min(sample.size, math.ceil(expected + 2 * math.sqrt(expected) + 2))
-        threshold = int(kth_largest(sample.view(np.int32), rank))
+        threshold = int(kth_largest(np.ascontiguousarray(sample).view(np.int32), rank))
         found = _gather(x, e, out, threshold, 2 * k, n)
     if sum(places.size for places, _ in found) < k:
         if out is not None:
@@ -66,8 +63,9 @@ def pick(flat: Tensor, residual: Tensor | None, k: int) -> tuple[Tensor, Tensor,
         if out is not None:
             for places, _ in found:
                 out[places] = 0
-    places, values = _settle(found, k, threshold, out)
-    return torch.from_numpy(places), torch.from_numpy(values), left
+    places, values = found[0] if len(found) == 1 else (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
+    settle(places, values, values.view(np.int32), k, threshold, values if out is None else out, out is not None)
+    return torch.from_numpy(places[:k]), torch.from_numpy(values[:k]), left
 
 
 def add_at(out: Tensor, places: Tensor, values: Tensor, weight: float) -> None:
@@ -78,12 +76,12 @@ def add_at(out: Tensor, places: Tensor, values: Tensor, weight: float) -> None:
 def _gather(x, e, out, threshold, most, n) -> Candidates:
     """Candidates of each part of ``x`` (``+ e``, into ``out``), in order; none if one part has more than ``most``."""
     loop = sweep
-    if out is not None and out.nbytes >= BEYOND_CACHE and out.ctypes.data % LINE == 0:
+    if out is not None and out.nbytes >= KEPT and out.ctypes.data % LINE == 0:
         loop = sweep_around_cache
 
     def run(_: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
         room = min(stop - start, most) + WIDTH
-        places, values = empty(room, np.int32), empty(room, np.float32)
+        places, values = np.empty(room, np.int32), np.empty(room, np.float32)
         if out is None:
             count = collect(x, x.view(np.int32), threshold, places, values, start, stop)
         else:
@@ -92,37 +90,6 @@ def _gather(x, e, out, threshold, most, n) -> Candidates:
 
     found = in_parallel(run, n, WIDTH)
     return [] if any(part is None for part in found) else found
-
-
-def _settle(found: Candidates, k: int, threshold: int, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of candidates that reach ``threshold`` the ``k`` largest, of equal ones the first; the others go back to ``out``.
-
-    The parts are worked on side by side; only counts and what lies in one narrow bin are looked at together.
-    """
-    bits = [values.view(np.int32) for _, values in found]
-    tables = [np.zeros((2, BINS), np.int64) for _ in found]
-    side_by_side([partial(spread, *one, threshold) for one in zip(bits, tables, strict=True)])
-    counts = np.stack([table.sum(0) for table in tables])
-    above = np.cumsum(counts.sum(0)[::-1])[::-1]  # candidates in this bin and those above
-    place = int(np.searchsorted(-above, -k, side="right")) - 1  # the highest from which there are k
-    above_place = counts[:, place + 1 :].sum(1)
-    near = [np.empty(count + 1, np.int32) for count in counts[:, place]]
-    side_by_side([partial(inside, b, threshold, place, into) for b, into in zip(bits, near, strict=True)])
-    near = [into[:-1] for into in near]
-    limit = int(kth_largest(np.concatenate(near), k - int(above_place.sum())))
-    above_limit = above_place + [np.count_nonzero(into > limit) for into in near]
-    ties, start, keeping = k - int(above_limit.sum()), 0, []
-    kept = empty(k, np.int32), empty(k, np.float32)
-    for (places, values), b, into, sure in zip(found, bits, near, above_limit, strict=True):
-        tied = min(ties, int(np.count_nonzero(into == limit)))
-        ties, end = ties - tied, start + int(sure) + tied
-        back = values if out is None else out
-        keeping.append(
-            partial(keep, places, values, b, limit, tied, kept[0][start:end], kept[1][start:end], back, out is not None)
-        )
-        start = end
-    side_by_side(keeping)
-    return kept
 
 
 def _count(x: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -250,58 +217,57 @@ def kth_largest(bits, k):
     return low
 
 
-@njit("(f4[::1], f4[::1], b1, i8, f4[::1])", cache=True, nogil=True)
-def take(x, residual, both, stride, sample):
-    """Pairs of ``x``, or of ``x + residual``: far apart in memory, so each is fetched before its turn."""
-    for i in range(sample.size // 2):
-        at = i * stride
-        soon = at + AHEAD * stride
-        if soon < x.size:
-            ahead(x, soon)
-            if both:
-                ahead(residual, soon)
-        sample[2 * i] = x[at] + residual[at] if both else x[at]
-        sample[2 * i + 1] = x[at + PAIR] + residual[at + PAIR] if both else x[at + PAIR]
-
-
-@njit("(i4[::1], i8[:, ::1], i8)", cache=True, nogil=True)
-def spread(bits, table, threshold):
-    """Count magnitudes that reach ``threshold`` by how far above it they are; the last bin has all that are farther."""
+@njit("i4(i4[::1], i8, i8)", cache=True, nogil=True)
+def _limit(bits, k, threshold):
+    """:func:`kth_largest` of magnitudes that all reach ``threshold``, quick where the ``k``-th is little above it."""
+    table = np.zeros((2, BINS), np.int64)
     for i in range(bits.size):  # two tables, so that equal neighbours do not wait for one another's sum
         table[i & 1, min((np.int64(bits[i] & MAGNITUDE) - threshold) >> BIN, BINS - 1)] += 1
-
-
-@njit("(i4[::1], i8, i8, i4[::1])", cache=True, nogil=True)
-def inside(bits, threshold, place, into):
-    """The magnitudes in one bin of :func:`spread`, into memory for one more: each is written, and most again."""
+    want, place = k, BINS - 1
+    while want > table[0, place] + table[1, place]:
+        want -= table[0, place] + table[1, place]
+        place -= 1
+    if place == BINS - 1:
+        return kth_largest(bits, k)
+    inside = np.empty(table[0, place] + table[1, place], np.int32)
     count = 0
     for i in range(bits.size):
         magnitude = bits[i] & MAGNITUDE
-        into[count] = magnitude
-        count += min((np.int64(magnitude) - threshold) >> BIN, BINS - 1) == place
+        if (np.int64(magnitude) - threshold) >> BIN == place:
+            inside[count] = magnitude
+            count += 1
+    return kth_largest(inside, want)
 
 
-@njit("(i4[::1], f4[::1], i4[::1], i8, i8, i4[::1], f4[::1], f4[::1], b1)", cache=True, nogil=True)
-def keep(places, values, bits, limit, ties, kept_places, kept_values, out, restore):
-    """Take what is above ``limit`` and the first ``ties`` at it, in order; to ``restore`` the others go to ``out``."""
-    k = kept_places.size
-    count, refused = 0, 0
-    back, value = np.empty(places.size - k + 1, np.int32), np.empty(places.size - k + 1, np.float32)
+@njit("(i4[::1], f4[::1], i4[::1], i8, i8, f4[::1], b1)", cache=True, nogil=True)
+def settle(places, values, bits, k, threshold, out, restore):
+    """Keep the ``k`` largest of candidates that reach ``threshold``, in place and in order; of equal ones the first.
+
+    With ``restore``, the others go back to where they came from in ``out``. ``bits`` is ``values``' memory.
+    """
+    limit = _limit(bits, k, threshold)
+    above = 0
+    for i in range(bits.size):
+        above += (bits[i] & MAGNITUDE) > limit
+    ties = k - above
+    kept, refused = 0, 0
+    spare = places.size - k
+    back, value = np.empty(spare, np.int32), np.empty(spare, np.float32)
     for i in range(places.size):
         magnitude = bits[i] & MAGNITUDE
         tied = magnitude == limit and ties > 0
-        taken = magnitude > limit or tied
-        ties -= tied
-        back[refused] = places[i]  # written in any case, and then again: quicker than to guess which it will be
-        value[refused] = values[i]
-        refused += not taken
-        if taken:
-            kept_places[count] = places[i]
-            kept_values[count] = values[i]
-            count += 1
+        if magnitude > limit or tied:
+            ties -= tied
+            places[kept] = places[i]
+            values[kept] = values[i]
+            kept += 1
+        else:
+            back[refused] = places[i]
+            value[refused] = values[i]
+            refused += 1
     if restore:
-        for i in range(refused):  # far apart in memory: each is fetched before it is needed
-            if i + AHEAD < refused:
+        for i in range(spare):  # far apart in memory: each is fetched before it is needed
+            if i + AHEAD < spare:
                 ahead(out, back[i + AHEAD])
             out[back[i]] = value[i]
 

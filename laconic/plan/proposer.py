@@ -5,7 +5,7 @@ do together. It learns the logarithm of what was measured beyond what was predic
 order is the prediction's. A second one learns what fails.
 
 Source: arXiv:2409.04585 (CubicML), the loop; its proxy is an ensemble of small networks, which needs more runs than the
-few dozen that one affords here: of ten knobs and forty runs it found the best in half of the seeds.
+few dozen that one affords here.
 """
 
 from __future__ import annotations

@@ -65,13 +65,12 @@ def test_a_residual_is_carried_as_in_the_plain_form(n, density, kind, seed):
 
 
 def test_a_guess_that_fails_is_made_good():
-    """The sample sees some entries only; all that is large lies between."""
+    """The sample sees every other entry only; all that is large lies between."""
     n = 400_000
-    stride = 2 * n // select.SAMPLE | 1
+    stride = n // select.SAMPLE | 1
     x = draw(n, 0) * 1e-3
     x[1::stride] *= 1e6
     x[::stride] = 0
-    x[select.PAIR :: stride] = 0
     fast, plain = both(lambda: largest(x, 4000))
     assert torch.equal(fast[0], plain[0])
     (packet, left, _), (_, plain_left, _) = both(lambda: carry(topk(0.01), x, x.clone(), ()))
