@@ -34,6 +34,7 @@ IDEAL_SHARE, IDEAL_LEAST, IDEAL_MOST = 0.2, 4.0, 8.0  # seconds of the ideal, as
 IDEAL_STEPS = 5  # of a simulated one
 OPENING = 7.0  # seconds that a run takes beside its training: workers start, and its losses are measured
 PLAN, BUDGET = "plan.json", "budget.toml"
+NOT_CHOSEN = "not chosen yet"  # in a run's place, where ways are chosen one by one
 
 
 class Plan(NamedTuple):
@@ -243,7 +244,9 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
             found.setdefault(way.name, Result(way, {})).runs[seed] = run
         elif str(run.relative_to(plan.folder)) not in failed:
             unfinished.append(str(run.relative_to(plan.folder)))
-    unfinished = unfinished[(len(plan.ways) - plan.number) * len(plan.seeds) :]
+    if plan.number < len(plan.ways):
+        done = sum(len(result.runs) for result in found.values()) + len(failed)
+        unfinished = [NOT_CHOSEN] * (plan.number * len(plan.seeds) - done)
     if not found:
         return None
     order = {way.name: i for i, way in enumerate(plan.ways)}
@@ -265,8 +268,11 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict[str, Any] | None:
 
 def _chosen(plan: Plan, comparison: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
     """How many of the ways were run, which of the others promises most, and both in words behind the verdict."""
-    ran = [way for way in plan.ways if any(_finished(run) or str(run.relative_to(plan.folder)) in failed
-                                           for _, _, run in plan.of(way))]  # fmt: skip
+
+    def ran_once(way: Way) -> bool:
+        return any(_finished(run) or str(run.relative_to(plan.folder)) in failed for _, _, run in plan.of(way))
+
+    ran = [way for way in plan.ways if ran_once(way)]
     told = f"{len(ran)} of {len(plan.ways)} ways were run, each chosen by what those before it had shown."
     best = promising(plan.ways, {way.name: _loss(plan, way, failed) for way in ran})
     if best is not None:
