@@ -174,7 +174,7 @@ def finite(what: str, values: Tensor) -> None:
     Raises: NotANumber.
     """
     # One NaN or infinity makes the sum so, in a single pass; a sum that overflowed by itself is looked at again.
-    if values.device.type != "meta" and not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+    if values.device.type != "meta" and not math.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise NotANumber(f"{what}: the tensor to send holds NaN or infinity")
 
 

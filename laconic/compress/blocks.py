@@ -100,7 +100,7 @@ def quantiser(
         dtype = original(packet)
         pieces = form.read(packet, numel)
         device = _device(packet)
-        if device.type != "meta" and _fast(form, values := kernels.empty_like(torch.empty(numel, device=device))):
+        if device.type != "meta" and _fast(form, values := kernels.new((numel,), torch.float32, device)):
             form.fast_decode(pieces, values, None)
         else:
             values = form.decode(pieces, numel)

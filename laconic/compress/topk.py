@@ -91,7 +91,7 @@ def scatter(packet: Packet) -> Float[Tensor, "*shape"]:
     shape, numel = promised(packet)
     places, values = entries(packet)
     if values.dtype == torch.float32 and values.device.type == "cpu":
-        dense = torch.zeros(numel)
+        dense = kernels.zeros((numel,), values.dtype, values.device)
         _add_at(dense, places, values, 1.0)
     else:
         dense = values.new_zeros(numel).scatter_(0, places.long(), values)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from laconic import kernels
 from laconic.aggregate.mean import Rule, mean
 from laconic.compress.base import Compressor, accumulate, needs_values
 from laconic.compress.identity import identity
@@ -126,7 +127,7 @@ def _combine(rule: Rule, compressor: Compressor, packets: list[Packet], weights:
         return rule.combine([compressor.decompress(p.to(like.device)) for p in packets], weights)
     # In at least float32: a sum of many has more digits than each of them.
     dtype = torch.promote_types(like.dtype, torch.float32)
-    total = torch.zeros(like.shape, dtype=dtype, device=like.device)
+    total = kernels.zeros(like.shape, dtype, like.device)
     for packet, weight in zip(packets, weights, strict=True):
         accumulate(compressor, packet.to(like.device), total, weight)
     return total.div_(sum(weights))

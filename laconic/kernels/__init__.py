@@ -7,11 +7,15 @@ kept on disk (numba's cache) for the next process.
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import importlib
 import importlib.util
+import math
 import os
+import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -22,9 +26,10 @@ import torch
 from torch import Tensor
 
 SHARE = 1 << 17  # elements that are worth a thread of their own
-KEPT = 1 << 24  # bytes; above this, malloc gives memory back to the system and gets it again page by page
+KEPT = 1 << 17  # bytes; from here on malloc may give memory back to the system, and gets it again page by page
+BEYOND_CACHE = 1 << 24  # bytes; what is larger does not stay in the cache anyway
 ON_GPU = ("select", "blocks")  # modules with a Triton form
-SPARE = 2  # buffers kept of one size
+SPARE = 4  # buffers kept of one size, or 2 of a large one
 LINE = 64  # bytes of a cache line, where large memory begins
 
 _plain = False
@@ -67,12 +72,60 @@ def in_parallel(run: Callable[[int, int, int], Any], numel: int, align: int = 1)
 
     Parts begin at multiples of ``align``. Loops let go of the interpreter's lock, so parts run side by side.
     """
-    parts = max(1, min(torch.get_num_threads(), numel // SHARE))
+    parts = parts_of(numel)
     edges = [-(-numel * i // (parts * align)) * align for i in range(parts)] + [numel]
     if parts == 1:
         return [run(0, 0, numel)]
-    futures = [_pool().submit(run, i, edges[i], edges[i + 1]) for i in range(1, parts)]
-    return [run(0, 0, edges[1]), *(future.result() for future in futures)]
+    return team(lambda part: run(part, edges[part], edges[part + 1]), parts)
+
+
+def parts_of(numel: int) -> int:
+    """In how many parts :func:`in_parallel` works on so many elements."""
+    return max(1, min(torch.get_num_threads(), numel // SHARE))
+
+
+def team(run: Callable[[int], Any], parts: int) -> list[Any]:
+    """``[run(0), run(1), ...]``, at once: by torch's own threads where they can be had, else by a pool of ours.
+
+    After each of its operations torch's threads stay awake for some milliseconds, looking for the next one. A pool
+    beside them would share their cores with that.
+
+    Raises: what the first part that failed raised.
+    """
+    fork = _torch_threads()
+    if fork is None:
+        futures = [_pool().submit(run, part) for part in range(1, parts)]
+        return [run(0), *(future.result() for future in futures)]
+    ended: list[Any] = [None] * parts
+    todo = iter(range(parts))
+
+    def work(_: Any) -> None:
+        for part in todo:
+            try:
+                ended[part] = (run(part), None)
+            except BaseException as error:
+                ended[part] = (None, error)
+
+    # A smaller team than torch's would end the threads that are too many.
+    fork(_WORK(work), None, max(parts, torch.get_num_threads()), 0)
+    for _, error in ended:
+        if error is not None:
+            raise error
+    return [result for result, _ in ended]
+
+
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _torch_threads() -> Any:
+    """GNU OpenMP's way to run a function in all threads of a team, of the very library that torch has loaded."""
+    for path in glob.glob(os.path.join(os.path.dirname(torch.__file__), "lib", "libgomp*.so*")):
+        try:
+            return ctypes.CDLL(path, mode=os.RTLD_NOLOAD).GOMP_parallel
+        except (OSError, AttributeError):
+            continue  # not the one in use: another torch, or another OpenMP
+    return None
 
 
 @cache
@@ -80,26 +133,65 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="laconic-loops")
 
 
-def empty_like(tensor: Tensor) -> Tensor:
-    """As torch's, but a large one takes the memory of an earlier one that nobody holds any more.
+def empty(numel: int, dtype: Any) -> np.ndarray:
+    """As numpy's, but from :data:`KEPT` bytes on it takes the memory of an earlier one that nobody holds any more.
 
     Fresh memory costs a page fault every 4 kB, which is more than a loop that writes it.
     """
-    nbytes = tensor.numel() * tensor.element_size()
-    if tensor.device.type != "cpu" or nbytes < KEPT:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    nbytes = numel * np.dtype(dtype).itemsize
+    if nbytes < KEPT:
+        return np.empty(numel, dtype)
+    # Small ones of about the same size share memory; a large one gets what it needs.
+    size = nbytes if nbytes >= BEYOND_CACHE else 1 << (nbytes - 1).bit_length()
     try:
-        memory = _spare.setdefault(nbytes, []).pop()
+        memory = _spare.setdefault(size, []).pop()
     except IndexError:
-        memory = np.empty(nbytes + LINE, dtype=np.uint8)
+        memory = np.empty(size + LINE, np.uint8)
         first = -memory.ctypes.data % LINE
-        memory = memory[first : first + nbytes]
-    lent = memory.view()  # dies with the last tensor that lies in it
+        memory = memory[first : first + size]
+    lent = _Lent(memory)
     weakref.finalize(lent, _take_back, memory).atexit = False
-    return torch.from_numpy(lent).view(tensor.dtype).reshape(tensor.shape)
+    return np.asarray(lent)[:nbytes].view(dtype)
+
+
+_thread = threading.local()
+
+
+def scratch(name: str, numel: int, dtype: Any) -> np.ndarray:
+    """Memory of this thread to work in, good until it asks for ``name`` again; nothing in it may be handed on."""
+    kept: dict[str, np.ndarray] = vars(_thread).setdefault("scratch", {})
+    nbytes = numel * np.dtype(dtype).itemsize
+    if name not in kept or kept[name].size < nbytes:
+        kept[name] = np.empty(nbytes, np.uint8)
+    return kept[name][:nbytes].view(dtype)
+
+
+class _Lent:
+    """Memory on loan: every array and tensor that lies in it keeps this alive."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self.__array_interface__ = memory.__array_interface__
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """As torch's, in the memory of :func:`empty` on a CPU."""
+    return new(tensor.shape, tensor.dtype, tensor.device)
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As torch's, in the memory of :func:`empty` on a CPU: filling it again takes a fifth of what fresh pages do."""
+    return new(shape, dtype, device).zero_()
+
+
+def new(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``torch.empty``, in the memory of :func:`empty` on a CPU."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or nbytes < KEPT:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.from_numpy(empty(nbytes, np.uint8)).view(dtype).reshape(tuple(shape))
 
 
 def _take_back(memory: np.ndarray) -> None:
     kept = _spare.setdefault(memory.nbytes, [])
-    if len(kept) < SPARE:
+    if len(kept) < (SPARE if memory.nbytes < BEYOND_CACHE else 2):
         kept.append(memory)

@@ -20,7 +20,7 @@ from torch import Tensor
 from laconic.compress.bits import packed_size, steps
 from laconic.compress.e3m0 import SMALLEST
 from laconic.compress.noise import FIRST, SECOND, halves
-from laconic.kernels import KEPT, empty_like, in_parallel
+from laconic.kernels import BEYOND_CACHE, empty_like, in_parallel, new
 from laconic.kernels.linear import decode, encode
 from laconic.kernels.simd import LINE, WIDTH, fence, move_around_cache
 
@@ -199,13 +199,13 @@ def _around(left: Tensor | None, block: int) -> bool:
 
     Its parts must begin with a line: where a vector is said to begin with one and does not, the processor stops.
     """
-    if left is None or left.numel() * left.element_size() < KEPT or left.data_ptr() % LINE:
+    if left is None or left.numel() * left.element_size() < BEYOND_CACHE or left.data_ptr() % LINE:
         return False
     return block % WIDTH == 0 and block <= SPAN
 
 
 def _new(numel: int, dtype: torch.dtype) -> Tensor:
-    return empty_like(torch.empty(numel, dtype=dtype))
+    return new((numel,), dtype, torch.device("cpu"))
 
 
 def _words(key: int | None) -> tuple[np.uint32 | None, np.uint32 | None]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from laconic.kernels import empty_like
-from laconic.kernels.select import _gather
+from laconic.kernels.select import _gather, joined
 
 
 def passing(
@@ -25,9 +25,9 @@ def passing(
     out = None if left is None else left.numpy()
     for threshold in thresholds:
         found = _gather(x, e, out, int(np.float32(threshold).view(np.int32)), many, n)
-        if not found:
+        if found is None:
             return None
-        places, values = found[0] if len(found) == 1 else (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
+        places, values = joined(found)
         if few <= places.size:
             return torch.from_numpy(places), torch.from_numpy(values), left
     return None

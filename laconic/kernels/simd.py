@@ -30,6 +30,13 @@ def _load(context, builder, kind, array, index):
     return loaded
 
 
+def _store(context, builder, values, kind, array, index, around_cache):
+    store = builder.store(values, _at(context, builder, kind, array, index))
+    store.align = LINE if around_cache else 4
+    if around_cache:
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
+
 def _reaches(builder, values, threshold):
     """Which magnitudes, as bits, are at least ``threshold``."""
     one = ir.Constant(_INTS, ir.Undefined)
@@ -64,12 +71,8 @@ def _split(around_cache):
                 _load(context, builder, kinds[0], args[0], args[3]), _load(context, builder, kinds[1], args[1], args[3])
             )
             which = _reaches(builder, total, args[4])
-            where = _at(context, builder, kinds[2], args[2], args[3])
-            store = builder.store(builder.select(which, _ZEROS, total), where)
-            store.align = LINE if around_cache else 4
-            if around_cache:
-                one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-                store.set_metadata("nontemporal", one)
+            rest = builder.select(which, _ZEROS, total)
+            _store(context, builder, rest, kinds[2], args[2], args[3], around_cache)
             return _mask(builder, which)
 
         return types.int32(x, residual, out, types.intp, types.int32), generate
@@ -81,19 +84,24 @@ split = _split(around_cache=False)
 split_around_cache = _split(around_cache=True)  # ``out`` begins at a cache line, and ``index`` is a multiple of sixteen
 
 
-@intrinsic
-def move_around_cache(typing_context, values, start, out, index):
-    """``out[index:]`` takes sixteen entries of ``values[start:]``; aligned as for :func:`split_around_cache`."""
+def _move(around_cache):
+    @intrinsic
+    def move(typing_context, values, start, out, index):
+        """``out[index:]`` takes sixteen entries of ``values[start:]``."""
 
-    def generate(context, builder, signature, args):
-        kinds = signature.args
-        moved = _load(context, builder, kinds[0], args[0], args[1])
-        store = builder.store(moved, _at(context, builder, kinds[2], args[2], args[3]))
-        store.align = LINE
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return context.get_dummy_value()
+        def generate(context, builder, signature, args):
+            kinds = signature.args
+            moved = _load(context, builder, kinds[0], args[0], args[1])
+            _store(context, builder, moved, kinds[2], args[2], args[3], around_cache)
+            return context.get_dummy_value()
 
-    return types.void(values, types.intp, out, types.intp), generate
+        return types.void(values, types.intp, out, types.intp), generate
+
+    return move
+
+
+move = _move(around_cache=False)
+move_around_cache = _move(around_cache=True)  # aligned as for :func:`split_around_cache`
 
 
 @intrinsic

@@ -144,7 +144,8 @@ def test_a_packet_is_not_the_memory_of_the_next():
 def test_what_goes_around_the_cache_is_what_the_plain_form_leaves(name, threads, monkeypatch):
     """With the size from which memory is recycled and stored past the cache lowered, and that worth a thread too."""
     for module in (kernels, blocks, select):
-        monkeypatch.setattr(module, "KEPT", 1 << 12)
+        monkeypatch.setattr(module, "BEYOND_CACHE", 1 << 12)
+    monkeypatch.setattr(kernels, "KEPT", 1 << 12)
     monkeypatch.setattr(kernels, "SHARE", 500)
     went = []
     monkeypatch.setattr(
