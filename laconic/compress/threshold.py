@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -63,10 +63,14 @@ def threshold(density: float = 0.01, sample: float = 0.001, seed: int = 0) -> Co
         apart = n // wanted
         stride = apart // STEP * STEP + 1 if apart > STEP else next(p for p in FEW_APART if p <= apart)
         start = random.Random(f"threshold/{seed}/{step}").randrange(min(stride, n))
-        seen = flat[start::stride] if residual is None else flat[start::stride] + residual[start::stride]
-        finite("threshold", seen)
-        magnitudes = seen.abs()
-        return max(_kth_largest(magnitudes, math.ceil(k * seen.numel() / n)), _least(flat.dtype))
+        rank = math.ceil(k * len(range(start, n, stride)) / n)
+        loops = _loops(flat, residual)
+        top = math.nan if loops is None else loops.guess(flat, residual, start, stride, rank)
+        if not math.isfinite(top):
+            seen = flat[start::stride] if residual is None else flat[start::stride] + residual[start::stride]
+            finite("threshold", seen)
+            top = float(seen.abs().topk(rank).values[-1])
+        return max(top, _least(flat.dtype))
 
     def select(flat: Tensor, residual: Tensor | None, step: int) -> Found:
         if flat.numel() > MOST:
@@ -81,7 +85,7 @@ def threshold(density: float = 0.01, sample: float = 0.001, seed: int = 0) -> Co
         falling = [top * FEW**i for i in range(ROUNDS)]
         if top == _least(flat.dtype):  # what is not 0 has been counted already
             falling, few = [top], 0
-        loops = kernels.loops("passing", *(t for t in (flat, residual) if t is not None))
+        loops = _loops(flat, residual)
         if loops is not None:
             found = loops.passing(flat, residual, falling, few, 2 * many)
         else:
@@ -122,12 +126,8 @@ def _least(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
 
 
-def _kth_largest(magnitudes: Tensor, k: int) -> float:
-    loops = kernels.loops("select", magnitudes)
-    if loops is None:
-        return float(magnitudes.topk(k).values[-1])
-    bits = int(loops.kth_largest(magnitudes.view(torch.int32).numpy(), k))
-    return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
+def _loops(flat: Tensor, residual: Tensor | None) -> Any:
+    return kernels.loops("passing", *(t for t in (flat, residual) if t is not None))
 
 
 def _passing(flat: Tensor, residual: Tensor | None, thresholds: list[float], few: int) -> Found | None:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laconic.kernels import empty_like
-from laconic.kernels.select import _gather, joined
+from laconic.kernels import empty_like, scratch
+from laconic.kernels.select import gather, joined, sampled
 
 
 def passing(
@@ -24,10 +24,17 @@ def passing(
     left = None if residual is None else empty_like(flat)
     out = None if left is None else left.numpy()
     for threshold in thresholds:
-        found = _gather(x, e, out, int(np.float32(threshold).view(np.int32)), many, n)
+        found = gather(x, e, out, int(np.float32(threshold).view(np.int32)), many, n, final=True)
         if found is None:
             return None
-        places, values = joined(found)
-        if few <= places.size:
+        if few <= found.counts.sum():
+            places, values = joined(found)
             return torch.from_numpy(places), torch.from_numpy(values), left
     return None
+
+
+def guess(flat: Tensor, residual: Tensor | None, start: int, stride: int, rank: int) -> float:
+    """The ``rank``-th largest magnitude of every ``stride``-th entry of the sum from ``start`` on."""
+    sample = scratch("sample", len(range(start, flat.numel(), stride)), np.float32)
+    e = None if residual is None else residual.numpy()
+    return float(np.int32(sampled(flat.numpy(), e, start, stride, 1, sample, rank)).view(np.float32))

@@ -34,7 +34,7 @@ FULL = -1
 class Found(NamedTuple):
     """What reaches a threshold: of the ``p``-th part, ``counts[p]`` places (rising) and values from ``starts[p]`` on.
 
-    It lies in scratch memory. ``bits`` is ``values`` as whole numbers; ``tables[p]`` counts them in bins from the
+    ``bits`` is ``values`` as whole numbers; ``tables[p]`` counts them in bins from the
     threshold on, of which the last has all that are farther above it.
     """
 
@@ -66,8 +66,8 @@ def pick(flat: Tensor, residual: Tensor | None, k: int) -> tuple[Tensor, Tensor,
         expected = k * sample.size / n
         # Two standard deviations: to guess too high once in fifty times costs less than to put more back every time.
         rank = min(sample.size, math.ceil(expected + 2 * math.sqrt(expected) + 2))
-        threshold = int(guess(x, x if e is None else e, e is not None, stride, sample, sample.view(np.int32), rank))
-        found = _gather(x, e, out, threshold, 2 * k, n)
+        threshold = sampled(x, e, 0, stride, BESIDE, sample, rank)
+        found = gather(x, e, out, threshold, 2 * k, n)
     if found is None or found.counts.sum() < k:
         if out is not None:
             np.add(x, e, out=out)  # type: ignore[arg-type]
@@ -76,15 +76,25 @@ def pick(flat: Tensor, residual: Tensor | None, k: int) -> tuple[Tensor, Tensor,
         passing = np.cumsum(counts[::-1])
         place = int(np.searchsorted(passing, k))
         threshold = (len(passing) - 1 - place) << 20
-        found = _gather(x, None, None, threshold, int(passing[place]), n)
+        found = gather(x, None, None, threshold, int(passing[place]), n)
         assert found is not None, "there is room for as many as were counted"
         if out is not None:
-            out[joined(found)[0]] = 0
+            for start, count in zip(found.starts, found.counts, strict=True):
+                out[found.places[start : start + count]] = 0
     # One more than there are: each candidate is written as if it were kept, and as if it were not.
     kept = empty(2 * (k + 1), np.int32)
     places, values = kept[: k + 1], kept[k + 1 :].view(np.float32)
     settle(*found, places, values, k, threshold, values if out is None else out, out is not None)
     return torch.from_numpy(places[:k]), torch.from_numpy(values[:k]), left
+
+
+def sampled(x, e, start, stride, beside, sample, rank) -> int:
+    """The ``rank``-th largest magnitude, as bits, of ``beside`` neighbours at ``start`` and each ``stride`` on.
+
+    They are put into ``sample``, which says how many; they are of ``x``, or of ``x + e``.
+    """
+    both = e is not None
+    return int(_guess(x, e if both else x, both, start, stride, beside, sample, sample.view(np.int32), rank))
 
 
 def add_at(out: Tensor, places: Tensor, values: Tensor, weight: float) -> None:
@@ -102,15 +112,20 @@ def add_at(out: Tensor, places: Tensor, values: Tensor, weight: float) -> None:
         team(run, parts)
 
 
-def _gather(x, e, out, threshold, most, n) -> Found | None:
-    """What reaches ``threshold`` of ``x`` (``+ e``, into ``out``), in order; None if a part has more than ``most``."""
+def gather(x, e, out, threshold, most, n, final=False) -> Found | None:
+    """What reaches ``threshold`` of ``x`` (``+ e``, into ``out``), in order; None if a part has more than ``most``.
+
+    It lies in scratch memory, but where it is ``final``; then it is not counted by how far above it is.
+    """
     loop = sweep
     if out is not None and out.nbytes >= BEYOND_CACHE and out.ctypes.data % LINE == 0:
         loop = sweep_around_cache
     parts = parts_of(n)
     room = min(-(-n // parts) + WIDTH, most) + BLOCK
-    places, values = scratch("places", parts * room, np.int32), scratch("values", parts * room, np.float32)
-    bits, tables = values.view(np.int32), scratch("tables", parts * BINS, np.int32).reshape(parts, BINS)
+    size, bins = parts * room, 0 if final else BINS
+    both = empty(2 * size, np.int32) if final else scratch("candidates", 2 * size, np.int32)
+    places, values = both[:size], both[size:].view(np.float32)
+    bits, tables = values.view(np.int32), scratch("tables", parts * bins, np.int32).reshape(parts, bins)
 
     def run(part: int, start: int, stop: int) -> int:
         mine = slice(part * room, (part + 1) * room)
@@ -125,9 +140,14 @@ def _gather(x, e, out, threshold, most, n) -> Found | None:
 
 
 def joined(found: Found) -> tuple[np.ndarray, np.ndarray]:
-    """The places and the values of all parts."""
-    each = [slice(start, start + count) for start, count in zip(found.starts, found.counts, strict=True)]
-    return np.concatenate([found.places[one] for one in each]), np.concatenate([found.values[one] for one in each])
+    """The places and the values of all parts, moved to lie behind one another."""
+    end = 0
+    for start, count in zip(found.starts, found.counts, strict=True):
+        if start > end:
+            found.places[end : end + count] = found.places[start : start + count]
+            found.values[end : end + count] = found.values[start : start + count]
+        end += count
+    return found.places[:end], found.values[:end]
 
 
 def _count(x: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -143,7 +163,9 @@ def _bin(bits, threshold):
 
 @njit("(i4[::1], i8, i4[::1])", cache=True, nogil=True)
 def spread(bits, threshold, table):
-    """Count magnitudes that reach ``threshold`` by how far above it they are."""
+    """Count magnitudes that reach ``threshold`` by how far above it they are; into no table, nothing."""
+    if not table.size:
+        return
     table[:] = 0
     other = np.zeros(BINS, np.int32)  # two tables, so that equal neighbours do not wait for one another's sum
     middle = bits.size // 2 * 2
@@ -296,20 +318,16 @@ def kth_largest(bits, k):
     return low
 
 
-@njit("i4(f4[::1], f4[::1], b1, i8, f4[::1], i4[::1], i8)", cache=True, nogil=True)
-def guess(x, residual, both, stride, sample, bits, rank):
-    """The ``rank``-th largest magnitude of :data:`BESIDE` neighbours from every ``stride``-th entry on.
-
-    They go into ``sample``, whose memory ``bits`` is; far apart in memory, so each is fetched before its turn.
-    """
-    for i in range(sample.size // BESIDE):
-        at = i * stride
+@njit("i4(f4[::1], f4[::1], b1, i8, i8, i8, f4[::1], i4[::1], i8)", cache=True, nogil=True)
+def _guess(x, residual, both, start, stride, beside, sample, bits, rank):
+    for i in range(sample.size // beside):  # far apart in memory: each is fetched before its turn
+        at = start + i * stride
         soon = min(at + AHEAD * stride, x.size - 1)
         ahead(x, soon)
         if both:
             ahead(residual, soon)
-        for j in range(BESIDE):
-            sample[BESIDE * i + j] = x[at + j] + residual[at + j] if both else x[at + j]
+        for j in range(beside):
+            sample[beside * i + j] = x[at + j] + residual[at + j] if both else x[at + j]
     return kth_largest(bits, rank)
 
 
