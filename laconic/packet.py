@@ -41,6 +41,7 @@ DTYPES = {
     "b": torch.bool,
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+_TEXT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Packet:
             if tensor.dtype not in CODES:
                 raise PacketError(f"packet: {name!r} has dtype {tensor.dtype}, which has no code on the wire")
         layout = [[name, CODES[t.dtype], list(t.shape)] for name, t in self.tensors.items()]
-        return json.dumps([self.header, layout], separators=(",", ":"), allow_nan=False).encode()
+        return _TEXT.encode([self.header, layout]).encode()
 
     @property
     def nbytes(self) -> int:

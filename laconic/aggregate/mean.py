@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from laconic import kernels
 from laconic.errors import ConfigError
 
 
@@ -45,7 +47,8 @@ def weighted_mean(weight: float = 1.0) -> Rule:
 def _weighted(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     # In rank order, so that every worker adds the same numbers in the same order and all hold the same bits.
     if all(weight == 1.0 for weight in weights):
-        total = tensors[0] + tensors[1] if len(tensors) > 1 else tensors[0].clone()
+        total = kernels.empty_like(tensors[0])
+        torch.add(tensors[0], tensors[1], out=total) if len(tensors) > 1 else total.copy_(tensors[0])
         for tensor in tensors[2:]:
             total += tensor
         return total.div_(len(tensors))

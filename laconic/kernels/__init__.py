@@ -14,7 +14,6 @@ import importlib.util
 import math
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,8 +28,10 @@ SHARE = 1 << 17  # elements that are worth a thread of their own
 KEPT = 1 << 17  # bytes; from here on malloc may give memory back to the system, and gets it again page by page
 BEYOND_CACHE = 1 << 24  # bytes; what is larger does not stay in the cache anyway
 ON_GPU = ("select", "blocks")  # modules with a Triton form
-SPARE = 4  # buffers kept of one size, or 2 of a large one
+SPARE = 1 << 28  # bytes kept of all small buffers; of each size of large ones, two
 LINE = 64  # bytes of a cache line, where large memory begins
+
+KINDS = {torch.float32: "<f4", torch.float64: "<f8", torch.int32: "<i4", torch.int64: "<i8", torch.uint8: "|u1"}
 
 _plain = False
 _spare: dict[int, list[np.ndarray]] = {}
@@ -138,9 +139,13 @@ def empty(numel: int, dtype: Any) -> np.ndarray:
 
     Fresh memory costs a page fault every 4 kB, which is more than a loop that writes it.
     """
-    nbytes = numel * np.dtype(dtype).itemsize
-    if nbytes < KEPT:
+    kind = np.dtype(dtype)
+    if numel * kind.itemsize < KEPT:
         return np.empty(numel, dtype)
+    return _lent((numel,), kind.str, numel * kind.itemsize)
+
+
+def _lent(shape: tuple[int, ...], kind: str, nbytes: int) -> np.ndarray:
     # Small ones of about the same size share memory; a large one gets what it needs.
     size = nbytes if nbytes >= BEYOND_CACHE else 1 << (nbytes - 1).bit_length()
     try:
@@ -149,9 +154,7 @@ def empty(numel: int, dtype: Any) -> np.ndarray:
         memory = np.empty(size + LINE, np.uint8)
         first = -memory.ctypes.data % LINE
         memory = memory[first : first + size]
-    lent = _Lent(memory)
-    weakref.finalize(lent, _take_back, memory).atexit = False
-    return np.asarray(lent)[:nbytes].view(dtype)
+    return np.asarray(_Lent(memory, shape, kind))
 
 
 _thread = threading.local()
@@ -169,8 +172,15 @@ def scratch(name: str, numel: int, dtype: Any) -> np.ndarray:
 class _Lent:
     """Memory on loan: every array and tensor that lies in it keeps this alive."""
 
-    def __init__(self, memory: np.ndarray) -> None:
-        self.__array_interface__ = memory.__array_interface__
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, memory: np.ndarray, shape: tuple[int, ...], kind: str) -> None:
+        self._memory = memory
+        self.__array_interface__ = {"data": (memory.ctypes.data, False), "shape": shape, "typestr": kind, "version": 3}
+
+    def __del__(self) -> None:
+        if _take_back is not None:  # else the interpreter is ending
+            _take_back(self._memory)
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -188,10 +198,16 @@ def new(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tenso
     nbytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or nbytes < KEPT:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    return torch.from_numpy(empty(nbytes, np.uint8)).view(dtype).reshape(tuple(shape))
+    if dtype in KINDS:
+        return torch.from_numpy(_lent(tuple(shape), KINDS[dtype], nbytes))
+    return torch.from_numpy(_lent((nbytes,), "|u1", nbytes)).view(dtype).reshape(tuple(shape))
 
 
 def _take_back(memory: np.ndarray) -> None:
     kept = _spare.setdefault(memory.nbytes, [])
-    if len(kept) < (SPARE if memory.nbytes < BEYOND_CACHE else 2):
+    if memory.nbytes >= BEYOND_CACHE:
+        room = len(kept) < 2
+    else:
+        room = sum(size * len(some) for size, some in list(_spare.items()) if size < BEYOND_CACHE) < SPARE
+    if room:
         kept.append(memory)

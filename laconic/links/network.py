@@ -61,11 +61,12 @@ class Network:
 
     def link(self, sender: int, receiver: int) -> Connection:
         """What one direction of one pair can carry by itself, shared ends left aside."""
-        if (own := self._apart.get((sender, receiver))) is not None:
-            return own
-        ends = self.connections[sender], self.connections[receiver]
-        rate = min(ends[0].up, ends[1].down)
-        return Connection(rate, rate, ends[0].latency)
+        known = self._apart.get((sender, receiver))
+        if known is None:
+            ends = self.connections[sender], self.connections[receiver]
+            rate = min(ends[0].up, ends[1].down)
+            known = self._apart[sender, receiver] = Connection(rate, rate, ends[0].latency)
+        return known
 
     @cached_property
     def slowest(self) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
+from laconic import kernels
 from laconic.errors import ConfigError, PeerError, PeerLost, PeerTimeout
 from laconic.links import gloo_ring
 from laconic.links.background import Lane
@@ -31,6 +32,8 @@ from laconic.packet import Message, Packet, message_nbytes
 
 Result = TypeVar("Result")
 ENVELOPE = 16  # bytes around a message, as over TCP, so that the meters of both agree
+CPU = torch.device("cpu")
+PLAIN = (int, str, float, bool)  # what a header holds is the same after it was written and read
 SHOWN = 6  # workers named in a deadlock
 
 Arrival = tuple[float, float, int, Message]  # when its first and its last byte are here, its bytes, and the message
@@ -293,15 +296,26 @@ def _crossing(message: Message) -> tuple[Message, int]:
     nbytes = ENVELOPE + message_nbytes(message)
     sent = []
     for packet in message:
-        header = json.loads(packet.encoded)[0] if packet.header else {}
+        header = _as_read(packet)
         tensors = {
-            name: t
-            if t.device.type == "meta"
-            else t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            name: t if t.device.type == "meta" else kernels.new(t.shape, t.dtype, CPU).copy_(t.detach())
             for name, t in packet.tensors.items()
         }
         sent.append(Packet(tensors, header))
     return sent, nbytes
+
+
+def _as_read(packet: Packet) -> dict[str, Any]:
+    """A packet's header as its reader has it; what is as in JSON already is not written to be read again."""
+    found: dict[str, Any] = {}
+    for name, value in packet.header.items():
+        if type(value) is list and all(type(entry) in PLAIN for entry in value):
+            found[name] = list(value)
+        elif type(value) in PLAIN and type(name) is str:
+            found[name] = value
+        else:
+            return dict(json.loads(packet.encoded)[0])
+    return found
 
 
 def run(

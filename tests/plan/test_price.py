@@ -9,6 +9,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from laconic import compress
 from laconic.compress import int8
 from laconic.exchange import everyone, two_phase
 from laconic.links.network import Connection, Network, of_cluster, parse
@@ -126,6 +127,39 @@ def test_a_compressors_pace_is_measured_by_bytes_that_its_operations_make(monkey
     assert made.nbytes == 120  # two tensors of ones, a sum, and no view
     assert 0.5 / pace > 2 * VALUE * JOB.parameters  # compress, decompress and combine make at least that
     assert charging.pace_of(None, JOB) == 0
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "sign", "topk", "e3m0", "dct", "low_rank"])
+def test_what_operations_on_meta_make_is_known_the_second_time_and_the_same(name, monkeypatch):
+    compressor = getattr(compress, name)()
+    x = torch.empty(96, 64, device="meta")
+
+    def count() -> tuple[int, list[tuple]]:
+        with charging.Made() as made:
+            packet, _ = compressor.compress(x, compressor.init(x))
+            back = compressor.decompress(packet)
+        return made.nbytes, [(t.shape, t.stride(), t.dtype, t.device) for t in (*packet.tensors.values(), back)]
+
+    with monkeypatch.context() as without:
+        without.setattr(charging, "_asked", lambda *call: None)
+        plain = count()
+    charging._MADE.clear()
+    assert count() == plain
+    known = len(charging._MADE)
+    assert count() == plain
+    assert len(charging._MADE) == known > 0
+
+
+def test_an_operation_that_writes_or_has_data_is_never_taken_from_memory():
+    x, y = torch.empty(8, device="meta"), torch.empty(8, device="meta")
+    with charging.Made() as made:
+        assert x.add_(1) is x
+        assert (x.view(2, 4) + 1).shape == (2, 4)
+        assert torch.equal(torch.ones(3) + torch.ones(3), torch.full((3,), 2.0))
+        assert (x + 1).dtype == torch.float32
+        assert (x.long() + 1).dtype == torch.int64
+        assert (x + y).data_ptr() == 0
+    assert made.nbytes > 0
 
 
 def test_a_pace_is_that_of_the_parts_that_an_exchange_makes_among_several(monkeypatch):
