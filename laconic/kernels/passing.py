@@ -33,8 +33,9 @@ def passing(
     return None
 
 
-def guess(flat: Tensor, residual: Tensor | None, start: int, stride: int, rank: int) -> float:
-    """The ``rank``-th largest magnitude of every ``stride``-th entry of the sum from ``start`` on."""
-    sample = scratch("sample", len(range(start, flat.numel(), stride)), np.float32)
+def guess(flat: Tensor, residual: Tensor | None, start: int, stride: int, beside: int, rank: int) -> float:
+    """The ``rank``-th largest magnitude of ``beside`` neighbours at ``start`` and every ``stride`` from there."""
+    runs = (flat.numel() - start - beside) // stride + 1
+    sample = scratch("sample", runs * beside, np.float32)
     e = None if residual is None else residual.numpy()
-    return float(np.int32(sampled(flat.numpy(), e, start, stride, 1, sample, rank)).view(np.float32))
+    return float(np.int32(sampled(flat.numpy(), e, start, stride, beside, sample, rank)).view(np.float32))
