@@ -96,7 +96,7 @@ def compare(
     plan = Plan(recipe, ways, list(range(recipe.seed, recipe.seed + seeds)), folder, most)
     first = ways if plan.number == len(ways) else {way.method: way for way in reversed(ways)}.values()
     for way in first:  # of many ways one a method; the others are tried when they are chosen
-        parameters = prepare(recipe.replace(method=way.method, settings=way.settings), tell)
+        parameters = prepare(way.of(recipe), tell)
     check_room(folder, recipe, parameters * plan.number * seeds)
     if (folder / PLAN).exists():
         raise ConfigError(f"{folder} holds a comparison already; choose another folder, or go on by --resume")
@@ -188,7 +188,7 @@ def _run(plan: Plan, follow: Callable[[str], Watch], tell: Told, command: str) -
     try:
         for way, seed, run, last in _turns(plan, failed, tell):
             if not _finished(run):
-                recipe = plan.recipe.replace(method=way.method, settings=way.settings, seed=seed)
+                recipe = way.of(plan.recipe).replace(seed=seed)
                 name = f"{way.name} seed {seed}" if several else way.name
                 try:
                     launch(recipe, run, follow(name), command=command, resume=_begun(run, recipe, tell))

@@ -184,7 +184,7 @@ def _entry(result: Result, goals: Mapping[int, tuple[float, float]], first: bool
     if entry["reached_seconds"]:
         entry["speedup"] = sum(goals[run["seed"]][1] for run in runs) / sum(reached)
     entry["curve_loss"] = spread.mean([run["curve_loss"] for run in runs])
-    entry |= {"method": way.method, "settings": way.settings, "swept": way.swept}
+    entry |= {"method": way.method, "settings": way.settings, "swept": way.swept, "inner_lr": way.rate}
     entry["reached_runs"] = sum(at is not None for at in reached)
     entry["spread"] = spread.ranges(runs, RANGED) if len(runs) > 1 else {}
     entry["runs"] = runs

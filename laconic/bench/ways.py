@@ -23,17 +23,27 @@ WARM = 20  # a run is this many times longer than its warm-up, at least
 MOST_RUNS = 300  # of one comparison
 MOST_WAYS = 3000  # of which some are chosen
 OPENING, CLOSING = "([{", ")]}"
+RATE = "inner_lr"  # a way's own learning rate, beside the settings of its method: every method has one
 
 Told = Callable[[str], None]
 
 
 class Way(NamedTuple):
-    """One way to train: its name, unlike any other's in a comparison, and what it stands for."""
+    """One way to train: its name, unlike any other's in a comparison, and what it stands for.
+
+    ``rate``: the learning rate of its workload's optimizer, where it is not the comparison's.
+    """
 
     name: str  # "diloco", or "diloco every=50" of a sweep
     method: str
     settings: dict[str, Any]
-    swept: dict[str, Any]  # those of the settings that a sweep chose
+    swept: dict[str, Any]  # those of the settings (and of the rate) that a sweep chose
+    rate: float | None = None
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The comparison's recipe for this way."""
+        rate = recipe.lr if self.rate is None else self.rate
+        return recipe.replace(method=self.method, settings=self.settings, lr=rate)
 
 
 class Given(NamedTuple):
@@ -59,8 +69,9 @@ def ways(
     """The methods of a comma-separated list, each with the settings that are meant for it, once for every value swept.
 
     A setting is ``name=value``, for every method that has it, or ``method.name=value``; a sweep is the same with values
-    between commas. What names a method goes before what does not. ``seeds`` and ``seconds`` are what each way will
-    take, and ``most`` how many of them are run; ``tell`` hears which methods a sweep does not reach.
+    between commas. Every method has ``inner_lr``, the learning rate of the workload's optimizer. What names a method
+    goes before what does not. ``seeds`` and ``seconds`` are what each way will take, and ``most`` how many of them are
+    run; ``tell`` hears which methods a sweep does not reach.
 
     Raises: ConfigError for an unknown method or setting, one that fits none of them or is given twice, a method named
             twice, a value that the method refuses, and for more than MOST_RUNS runs, or MOST_WAYS to choose from.
@@ -79,7 +90,7 @@ def ways(
     _affordable(chosen, seeds, seconds, most)
     made = [way for name in names for way in _grid(name, chosen[name])]
     for one in given:
-        left = [name for name in names if not one.method and one.key not in get(name).defaults]
+        left = [name for name in names if not one.method and one.key not in _settings(name)]
         if one.option == "--sweep" and left:
             have, are = ("has", "is one way") if len(left) == 1 else ("have", "are one way each")
             tell(f"{' and '.join(left)} {have} no setting {one.key}, and {are}")
@@ -173,9 +184,9 @@ def _given(option: str, text: str, names: Sequence[str]) -> Given:
         raise ConfigError(f"{option} {text!r}: write name=value, such as {example}")
     if method and method not in names:
         raise ConfigError(f"{option} {text}: {method!r} is not among the methods compared ({', '.join(names)})")
-    if method and key not in get(method).defaults:
-        raise unknown(f"setting of {method}", key, get(method).defaults)
-    known = {setting for name in names for setting in get(name).defaults}
+    if method and key not in _settings(method):
+        raise unknown(f"setting of {method}", key, _settings(method))
+    known = {setting for name in names for setting in _settings(name)}
     if key not in known:
         near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -188,11 +199,15 @@ def _given(option: str, text: str, names: Sequence[str]) -> Given:
         raise ConfigError(f"--sweep {left}: {error}") from None
 
 
+def _settings(method: str) -> list[str]:
+    return [*get(method).defaults, RATE]
+
+
 def _meant_for(name: str, given: Sequence[Given]) -> dict[str, Given]:
     """What each setting of a method is given by: by what names the method, else by what is for all."""
     taken: dict[str, Given] = {}
     for one in sorted(given, key=lambda one: bool(one.method)):
-        if one.key not in get(name).defaults or one.method not in ("", name):
+        if one.key not in _settings(name) or one.method not in ("", name):
             continue
         other = taken.get(one.key)
         if other is not None and other.method == one.method:
@@ -224,9 +239,15 @@ def _grid(name: str, chosen: Mapping[str, Given]) -> list[Way]:
     for point in itertools.product(*(one.values for one in swept)):
         keys = {one.key: value for one, (_, value) in zip(swept, point, strict=True)}
         label = " ".join([name, *(f"{one.key}={written}" for one, (written, _) in zip(swept, point, strict=True))])
+        settings = fixed | keys
+        rate = settings.pop(RATE, None)
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf
+        ):
+            raise ConfigError(f"{label}: {RATE} must be a positive number, got {rate!r}")
         try:
-            build(name, fixed | keys)
+            build(name, settings)
         except ConfigError as error:
             raise type(error)(f"{label}: {error}" if keys else str(error)) from None
-        found.append(Way(label, name, fixed | keys, keys))
+        found.append(Way(label, name, settings, keys, rate))
     return found

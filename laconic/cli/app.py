@@ -278,7 +278,10 @@ def compare(
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option("--sweep", help="the same with several values, each a way of its own: every=10,50,250"),
+        typer.Option(
+            "--sweep",
+            help="the same with several values, each a way of its own: every=10,50,250, or inner_lr=0.003,0.006",
+        ),
     ] = None,
     most: Annotated[
         int | None,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from laconic.bench.ways import HIDDEN, MOST_RUNS, ROUNDS, WARM, about, fit, values, ways
 from laconic.errors import ConfigError
 from laconic.methods import build
+from laconic.recipe import Recipe
 
 
 def settings_of(*arguments, **more):
@@ -52,6 +53,25 @@ def test_a_setting_goes_to_the_methods_that_have_it_or_to_the_one_it_names():
         "diloco": {"every": 50},
         "noloco": {"every": 50, "momentum": 0.4},
     }
+
+
+def test_every_method_has_an_inner_learning_rate_of_its_own():
+    recipe = Recipe("shakespeare", lr=0.1)
+    found = ways("ddp,diloco", ["diloco.every=5"], ["diloco.inner_lr=0.003,0.006"])
+    assert [way.name for way in found] == ["ddp", "diloco inner_lr=0.003", "diloco inner_lr=0.006"]
+    assert [way.settings for way in found] == [{}, {"every": 5}, {"every": 5}]
+    assert [way.of(recipe).lr for way in found] == [0.1, 0.003, 0.006]
+    assert [way.of(recipe).settings for way in found] == [{}, {"every": 5}, {"every": 5}]
+    told = []
+    found = ways("ddp,sgp", ["inner_lr=0.5"], tell=told.append)
+    assert [way.rate for way in found] == [0.5, 0.5]
+    assert not told
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "fast", "true", "inf"])
+def test_an_inner_learning_rate_that_is_none_is_refused(value):
+    with pytest.raises(ConfigError, match="inner_lr must be a positive number"):
+        ways("ddp,diloco", [f"diloco.inner_lr={value}"])
 
 
 def test_a_sweep_makes_a_way_of_each_value_where_the_method_has_the_setting_and_says_where_not():
