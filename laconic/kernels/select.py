@@ -194,6 +194,20 @@ def _sweep_rest(x, residual, out, threshold, places, values, start, stop, count)
     return count
 
 
+@njit("i8(f4[::1], f4[::1], i4[::1], i8[::1], i8, i4[::1], f4[::1], i8)", cache=True, nogil=True)
+def _put(x, residual, masks, bases, hits, places, values, count):
+    """Put what the masks of a block name into ``places`` and ``values``; returns how many there are now."""
+    for hit in range(hits):
+        mask = masks[hit]
+        while mask:
+            i = bases[hit] + lowest(mask)
+            places[count] = i
+            values[count] = x[i] + residual[i]
+            count += 1
+            mask &= mask - 1
+    return count
+
+
 @njit("i8(f4[::1], f4[::1], f4[::1], i4, i4[::1], f4[::1], i4[::1], i4[::1], i8, i8)", cache=True, nogil=True)
 def sweep(x, residual, out, threshold, places, values, found, table, start, stop):
     """``out = x + residual``, where what reaches ``threshold`` is put into ``places`` and ``values`` and left 0.
@@ -213,14 +227,7 @@ def sweep(x, residual, out, threshold, places, values, found, table, start, stop
             hits += masks[hits] != 0
         if count > places.size - BLOCK:
             return FULL
-        for hit in range(hits):
-            mask = masks[hit]
-            while mask:
-                i = bases[hit] + lowest(mask)
-                places[count] = i
-                values[count] = x[i] + residual[i]
-                count += 1
-                mask &= mask - 1
+        count = _put(x, residual, masks, bases, hits, places, values, count)
     count = _sweep_rest(x, residual, out, threshold, places, values, whole, stop, count)
     spread(found[: max(0, count)], threshold, table)
     return count
@@ -228,7 +235,10 @@ def sweep(x, residual, out, threshold, places, values, found, table, start, stop
 
 @njit("i8(f4[::1], f4[::1], f4[::1], i4, i4[::1], f4[::1], i4[::1], i4[::1], i8, i8)", cache=True, nogil=True)
 def sweep_around_cache(x, residual, out, threshold, places, values, found, table, start, stop):
-    """:func:`sweep` for what is larger than the cache: less memory moves where a store fetches no line first."""
+    """:func:`sweep` for what is larger than the cache: less memory moves where a store fetches no line first.
+
+    Written twice, since numba keeps no loop on disk that is made by a function for another one.
+    """
     masks, bases = np.empty(BLOCK // WIDTH + 1, np.int32), np.empty(BLOCK // WIDTH + 1, np.int64)
     count = 0
     whole = start + (stop - start) // WIDTH * WIDTH
@@ -240,14 +250,7 @@ def sweep_around_cache(x, residual, out, threshold, places, values, found, table
             hits += masks[hits] != 0
         if count > places.size - BLOCK:
             return FULL
-        for hit in range(hits):
-            mask = masks[hit]
-            while mask:
-                i = bases[hit] + lowest(mask)
-                places[count] = i
-                values[count] = x[i] + residual[i]
-                count += 1
-                mask &= mask - 1
+        count = _put(x, residual, masks, bases, hits, places, values, count)
     fence()
     count = _sweep_rest(x, residual, out, threshold, places, values, whole, stop, count)
     spread(found[: max(0, count)], threshold, table)
