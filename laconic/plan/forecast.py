@@ -32,8 +32,9 @@ from laconic.recipe import SIMULATED, Recipe, seeded
 from laconic.sync.base import Sync
 from laconic.workloads import load
 
-STEPS = 300  # of a run that exchanges each step, up to which all are priced; of a longer one, those that have settled
-PERIODIC = 20_000  # the same of a run whose steps are mostly spent alone
+# Steps of all workers of a run up to which every one is priced; of a longer run, those that have settled.
+STEPS = 1200  # where each exchanges
+PERIODIC = 20_000  # where most are spent alone
 FROM_IDEAL, FROM_RUN, FROM_RECIPE = "the ideal, measured before", "the run itself", "the recipe"
 
 
@@ -101,7 +102,7 @@ def course_of_run(sync: Sync, recipe: Recipe, steps: float) -> Course | None:
         return None
     every = (METHODS[recipe.method].defaults if recipe.method in METHODS else {}) | recipe.settings
     periodic = sync.after_step is not None and type(every.get("every")) is int and every["every"] > 1
-    if steps > (PERIODIC if periodic else STEPS):
+    if steps * recipe.workers > (PERIODIC if periodic else STEPS):
         return None
     return Course(max(1, round(steps)), 0, 1, whole=True)
 
