@@ -47,6 +47,10 @@ def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
 
         return run
 
+    def mean_of(total: torch.Tensor) -> None:
+        accumulate(compress.topk(), sparse, total, 1.0)
+        total.div_(2)
+
     def plain(run: Callable[[], Any]) -> Callable[[], Any]:
         def inside() -> None:
             with kernels.plain():
@@ -61,6 +65,8 @@ def cases(x: torch.Tensor) -> dict[str, tuple[Callable[[], Any], str]]:
         "topk 1 %, error feedback": (feeding_back(compress.topk(0.01)), "1.5"),
         "topk 1 %, plain": (plain(compressing(compress.topk(0.01))), ""),
         "decompress and add 1 %": (lambda: accumulate(compress.topk(), sparse, into, 1.0), "0.3"),
+        "mean of one packet, memory lent again": (lambda: mean_of(kernels.zeros(x.shape, x.dtype, x.device)), ""),
+        "mean of one packet, fresh pages": (lambda: mean_of(torch.zeros(x.shape)), ""),
         "code places of 1 %": (lambda: encode(places, x.numel()), "0.3"),
         "read places of 1 %": (lambda: decode(sparse, x.numel(), k), ""),
         "threshold 1 %": (compressing(compress.threshold(0.01)), ""),
