@@ -8,6 +8,10 @@ sparsity, over a twentieth more.
 
     python benchmarks/equal_steps.py [--steps 2000] [--seeds 2] [--only fashion] [--ways dense,dgc]
                                      [--batch-size 2] [--size micro] [--rate dgc=0.8]
+
+A way is named by its label or a part of it.
+
+Every way has dense's seeds, so that what is over dense is known better than either: its standard error is of the pairs.
 """
 
 from __future__ import annotations
@@ -120,24 +124,27 @@ def main() -> None:
     own = {label: float(rate) for label, _, rate in (text.partition("=") for text in chosen.rate)}
     torch.set_num_threads(1)
     heading(f"Held-out loss after {chosen.steps} steps, {WORKERS} workers, mean of {chosen.seeds} seeds")
+    whole = {way.label for way in OWN + BY_SGD}
     wanted = [word for word in chosen.ways.split(",") if word]
     for name in OPTIONS:
         if chosen.only not in (None, name):
             continue
-        print(f"{name}\n  {'way':<34}{'held-out':>10}{'over dense':>12}{'spread':>9}{'sent a step':>14}")
+        print(f"{name}\n  {'way':<34}{'held-out':>10}{'over dense':>12}{'known to':>10}{'spread':>9}{'sent':>14}")
         for ways in (OWN, BY_SGD):
-            dense = math.nan
+            dense: list[float] = []
             for way in ways:
-                if wanted and not any(word in way.label for word in wanted):
+                if wanted and not any(word == way.label if word in whole else word in way.label for word in wanted):
                     continue
                 at_own_rate = paced(way, name, own)
                 runs = [trained(name, at_own_rate, chosen.steps, seed, options) for seed in range(chosen.seeds)]
-                mean = statistics.mean(loss for loss, _ in runs)
+                losses = [loss for loss, _ in runs]
                 if way is ways[0]:
-                    dense = mean
-                spread = max(loss for loss, _ in runs) - min(loss for loss, _ in runs)
-                row = f"  {way.label:<34}{mean:>10.4f}{mean / dense - 1:>+12.2%}{spread:>9.4f}"
-                print(f"{row}{units.size(runs[0][1]):>14}", flush=True)
+                    dense = losses
+                more = [loss / least - 1 for loss, least in zip(losses, dense, strict=False)]
+                over = statistics.mean(more) if more else math.nan
+                known = statistics.stdev(more) / math.sqrt(len(more)) if len(more) > 1 else math.nan
+                row = f"  {way.label:<34}{statistics.mean(losses):>10.4f}{over:>+12.2%}{known:>10.2%}"
+                print(f"{row}{max(losses) - min(losses):>9.4f}{units.size(runs[0][1]):>14}", flush=True)
 
 
 if __name__ == "__main__":
