@@ -193,9 +193,14 @@ def shape_of(packet: Packet) -> tuple[int, ...]:
 
 
 def _sizes(shape: Any) -> TypeGuard[list[int]]:
-    if not isinstance(shape, list) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+    if not isinstance(shape, list) or len(shape) > 64:
         return False
-    return math.prod(n or 1 for n in shape) < 1 << 48  # a zero among them must not hide strides that overflow
+    numel = 1
+    for n in shape:  # every message of every worker comes by here
+        if type(n) is not int or not 0 <= n < 1 << 48:
+            return False
+        numel *= n or 1  # a zero among them must not hide strides that overflow
+    return numel < 1 << 48
 
 
 def _padded(nbytes: int) -> int:

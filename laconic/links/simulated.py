@@ -7,11 +7,13 @@ Losses, bytes and virtual seconds are the same to the bit, whatever the load and
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -33,8 +35,9 @@ from laconic.packet import Message, Packet, message_nbytes
 Result = TypeVar("Result")
 ENVELOPE = 16  # bytes around a message, as over TCP, so that the meters of both agree
 CPU = torch.device("cpu")
-PLAIN = (int, str, float, bool)  # what a header holds is the same after it was written and read
+PLAIN = frozenset((int, str, float, bool))  # what a header holds is the same after it was written and read
 SHOWN = 6  # workers named in a deadlock
+FEW = 8  # workers whose garbage is looked for as in one process
 
 Arrival = tuple[float, float, int, Message]  # when its first and its last byte are here, its bytes, and the message
 
@@ -309,7 +312,7 @@ def _as_read(packet: Packet) -> dict[str, Any]:
     """A packet's header as its reader has it; what is as in JSON already is not written to be read again."""
     found: dict[str, Any] = {}
     for name, value in packet.header.items():
-        if type(value) is list and all(type(entry) in PLAIN for entry in value):
+        if type(value) is list and PLAIN.issuperset(map(type, value)):
             found[name] = list(value)
         elif type(value) in PLAIN and type(name) is str:
             found[name] = value
@@ -355,15 +358,47 @@ def run(
             clockwork.end(fibre)
 
     fibres = [clockwork.add(rank, lambda rank=rank: work(rank)) for rank in range(network.workers)]  # type: ignore[misc]
-    try:
-        with clockwork.mutex:
-            for fibre in fibres:
-                clockwork.ready(fibre)
-        ended.wait()
-    finally:
-        with clockwork.mutex:
-            clockwork.stop()
+    with _collecting.less(network.workers):
+        try:
+            with clockwork.mutex:
+                for fibre in fibres:
+                    clockwork.ready(fibre)
+            ended.wait()
+        finally:
+            with clockwork.mutex:
+                clockwork.stop()
     if errors:
         own = [rank for rank, error in errors.items() if not isinstance(error, PeerError)]
         raise errors[min(own or errors)]
     return results
+
+
+class _Collecting:
+    """How often Python's collector looks for cycles while simulations run: for each worker as in a process of its own.
+
+    What many workers have under way would have it look all the time, and through all that was imported.
+    """
+
+    def __init__(self) -> None:
+        self._mutex, self._running = threading.Lock(), 0
+        self._before = gc.get_threshold()
+
+    @contextmanager
+    def less(self, workers: int) -> Iterator[None]:
+        """Inside, the collector waits for more; after the last of several simulations it is as before the first."""
+        with self._mutex:
+            if not self._running:
+                self._before = gc.get_threshold()
+            self._running += 1
+            youngest = gc.get_threshold()[0]  # 0 where it is off
+            gc.set_threshold(max(youngest, self._before[0] * workers // FEW), *self._before[1:])
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._running -= 1
+                if not self._running:
+                    gc.set_threshold(*self._before)
+
+
+_collecting = _Collecting()

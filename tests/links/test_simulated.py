@@ -1,5 +1,6 @@
 """The simulated link: the suite, its clock against sums by hand, and one order whatever runs first."""
 
+import gc
 import itertools
 import math
 import random
@@ -447,3 +448,26 @@ def test_a_step_waits_until_what_others_did_before_it_is_done():
 
     simulated.run(uniform(4), work)
     assert [entry[:2] for entry in order] == sorted(entry[:2] for entry in order)
+
+
+def test_the_collector_waits_for_more_while_simulations_run_and_is_then_as_it_was():
+    before = gc.get_threshold()
+    inner_ended = threading.Event()
+
+    def outer(link):
+        if link.rank == 0:  # a second simulation beside this one, which ends first
+            seen = simulated.run(uniform(64), lambda inner: gc.get_threshold()[0] if inner.rank == 0 else None)
+            assert seen[0] == before[0] * 64 // simulated.FEW
+            inner_ended.set()
+        return gc.get_threshold()[0]
+
+    try:
+        assert min(simulated.run(uniform(16), outer)) >= before[0] * 16 // simulated.FEW
+        assert inner_ended.is_set()
+        assert gc.get_threshold() == before
+        gc.disable()
+        gc.set_threshold(0)
+        assert set(simulated.run(uniform(16), lambda link: gc.get_threshold()[0])) == {0}
+    finally:
+        gc.enable()
+        gc.set_threshold(*before)
