@@ -24,6 +24,7 @@ from laconic.links.network import Connection, Network
 from laconic.links.simulated import ENVELOPE
 from laconic.methods import METHODS, build
 from laconic.packet import Message, message_nbytes
+from laconic.plan.charging import Made
 from laconic.plan.collective_messages import Call, gathered, laid_out, reduced, scattered, spread
 from laconic.plan.flows import Messages
 
@@ -268,7 +269,7 @@ def _alone(take: Callable[[Any], Any], rank: int, workers: int, skip: int) -> li
     with link:
         marks = [0]
         try:
-            with _until(DATA, lambda: len(marks) > 1):
+            with Made(), _until(DATA, lambda: len(marks) > 1):
                 for _ in zip(range(skip + 1), take(link), strict=False):
                     link.start(lambda: None).result()
                     marks.append(len(link.calls))
