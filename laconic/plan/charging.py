@@ -51,12 +51,15 @@ class Made(TorchDispatchMode):
         known = _MADE.get(key) if key is not None else None
         if known is not None:
             self.nbytes += known.nbytes
+            if _writes(func):
+                return args[0]
             return torch.empty_strided(known.shape, known.stride, dtype=known.dtype, device="meta")
+        before = _told(args[0]) if key is not None and _writes(func) else None
         out = func(*args, **(kwargs or {}))
         if not _looks(func):
             nbytes = sum(t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor))
             self.nbytes += nbytes
-            if key is not None and isinstance(out, Tensor) and out.device.type == "meta":
+            if key is not None and _made_anew(out, before):
                 if len(_MADE) > MOST_KNOWN:
                     _MADE.clear()
                 _MADE[key] = _Like(out.shape, out.stride(), out.dtype, nbytes)
@@ -75,6 +78,20 @@ def _pure(func: Any) -> bool:
     return all(value.alias_info is None for value in (*func._schema.arguments, *func._schema.returns))
 
 
+@cache
+def _writes(func: Any) -> bool:
+    """Whether it writes to its first argument alone, and returns that."""
+    first, *rest = func._schema.arguments or [None]
+    changed = [value.alias_info for value in (first, *func._schema.returns) if value is not None]
+    only = len(changed) == 2 and all(alias is not None and alias.is_write for alias in changed)
+    return only and all(value.alias_info is None for value in rest)
+
+
+def _made_anew(out: Any, before: Any) -> bool:
+    """Whether a shape says all about a result: it has no data, and what was written to has kept its shape."""
+    return isinstance(out, Tensor) and out.device.type == "meta" and (before is None or before == _told(out))
+
+
 class _Like(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
@@ -86,8 +103,8 @@ _MADE: dict[tuple[Any, ...], _Like] = {}
 
 
 def _asked(func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """What an operation's result depends on, on ``meta``; None where it writes, looks at memory, or has real data."""
-    if not _pure(func):
+    """What an operation's result depends on, on ``meta``; None where it looks at other memory, or has real data."""
+    if not (_pure(func) or _writes(func)):
         return None
     try:
         return (func, _told(args), *((name, _told(value)) for name, value in kwargs.items()))

@@ -150,10 +150,21 @@ def test_what_operations_on_meta_make_is_known_the_second_time_and_the_same(name
     assert len(charging._MADE) == known > 0
 
 
-def test_an_operation_that_writes_or_has_data_is_never_taken_from_memory():
+def test_an_operation_that_changes_a_shape_or_has_data_is_never_taken_from_memory():
     x, y = torch.empty(8, device="meta"), torch.empty(8, device="meta")
     with charging.Made() as made:
         assert x.add_(1) is x
+        assert x.add_(1) is x
+        assert made.nbytes == 2 * x.nbytes
+        for _ in range(2):
+            z = torch.empty(2, 3, device="meta")
+            assert z.t_() is z
+            assert z.shape == (3, 2)
+            assert z.resize_(7) is z
+            assert z.shape == (7,)
+            assert torch.zeros(3).add_(2.0).tolist() == [2.0] * 3
+        made.nbytes = 0
+        x.add_(1)
         assert (x.view(2, 4) + 1).shape == (2, 4)
         assert torch.equal(torch.ones(3) + torch.ones(3), torch.full((3,), 2.0))
         assert (x + 1).dtype == torch.float32
