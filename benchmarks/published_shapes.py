@@ -33,7 +33,7 @@ def main() -> None:
     print(f"\nworst of the six with a pipeline: {max(map(abs, misses[4:])):.1%}; Tflop/s of each worker")
     alone = 100 * predicted(TRILLION, REACH_ALONE) / 312
     print(
-        f"from inputs alone ({REACH_ALONE:.0%} of the peak) the trillion is at {alone:.0f} %, {alone - 52:+.0f} points"
+        f"from inputs alone ({REACH_ALONE:.0%} of the peak) the trillion is at {alone:.1f} %, {alone - 52:+.1f} points"
     )
 
 

@@ -63,6 +63,12 @@ def shapes(
             "--memory-bandwidth", help="of one, a second: 1700GB; then --flops is what matrix products alone reach"
         ),
     ] = "",
+    units: Annotated[
+        int,
+        typer.Option(
+            "--units", help="multiprocessors of one, as 108: products take whole rounds of tiles; --flops: large ones'"
+        ),
+    ] = 0,
     peak: Annotated[
         str, typer.Option("--peak", help="of one, as 312tflops: show the share of it that is reached")
     ] = "",
@@ -84,7 +90,7 @@ def shapes(
     \b
       laconic shapes --layers 48 --hidden 6144 --heads 48 --batch 512 --cluster mine.toml
       laconic shapes --layers 96 --hidden 12288 --heads 96 --batch 1536 --hosts 16x8 --flops 220tflops --memory 80GB \\
-        --inside 2400gbit,5us --link 200gbit,5us --memory-bandwidth 1700GB --peak 312tflops
+        --inside 2400gbit,5us --link 200gbit,5us --memory-bandwidth 1700GB --units 108 --peak 312tflops
     """
     from laconic.cli.plan import parse_size
     from laconic.plan.cluster import parse_flops, read_cluster
@@ -106,7 +112,7 @@ def shapes(
     model = Transformer(layers, hidden, heads, sequence, vocabulary, feed_forward, not untied)
     training = Training(batch, recompute, flash, sequence_parallel, sharded_optimizer, 4 if single else 2)
     bandwidth = parse_size(memory_bandwidth) if memory_bandwidth else math.inf
-    found = rank(Job(model, training, bandwidth), place, keep)
+    found = rank(Job(model, training, bandwidth, units=units), place, keep)
     most = parse_flops(peak) if peak else None
     verdict = _code(found.best[0], place, Job(model, training), code, parse_size(code_speed)) if code else None
     if as_json:

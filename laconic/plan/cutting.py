@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from laconic.errors import ConfigError
 from laconic.plan import pipeline
 from laconic.plan.cluster import Line
 from laconic.plan.footprint import RESERVE, Correction, Memory, least_memory, stage_memory
@@ -35,13 +36,18 @@ NO_LINE = Line(math.inf, 0.0)
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained and how; ``memory_bandwidth`` as :mod:`laconic.plan.passes` has it, ``correction`` from measured
-    peaks of memory."""
+    """What is trained and how; ``memory_bandwidth`` and ``units`` as :mod:`laconic.plan.passes` has them,
+    ``correction`` from measured peaks of memory."""
 
     model: Transformer
     training: Training
     memory_bandwidth: float = math.inf
     correction: Correction = field(default_factory=Correction)
+    units: int = 0
+
+    def __post_init__(self) -> None:
+        if self.units < 0:
+            raise ConfigError(f"shapes: units must be 0 (not known) or more, got {self.units}")
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,10 @@ def stages(job: Job, layout: Layout) -> Stages:
     lines = [_tensor_line(layout, stage) for stage in range(p)]
     rates = [layout.speed(stage) for stage in range(p)]
     one = [
-        layer_passes(model, training, b, t, rate, line, job.memory_bandwidth)
+        layer_passes(model, training, b, t, rate, line, job.memory_bandwidth, job.units)
         for rate, line in zip(rates, lines, strict=True)
     ]
-    head = head_passes(model, training, b, t, rates[-1], lines[-1])
+    head = head_passes(model, training, b, t, rates[-1], lines[-1], job.units)
     if model.layers % p == 0 and len(set(one)) == 1:
         layers = [model.layers // p] * p
     else:

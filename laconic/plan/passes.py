@@ -2,7 +2,8 @@
 
 Matrix products take their operations over the worker's ``flops``. What works element by element takes the bytes it
 touches over ``memory_bandwidth``; by default that is endless, and ``flops`` is to be what the worker reaches in
-training. With a known memory bandwidth, ``flops`` is what its matrix products alone reach.
+training. With a known memory bandwidth, ``flops`` is what its matrix products alone reach; with a known number of
+``units``, what large ones do, and each product takes its whole rounds of tiles (:mod:`laconic.plan.products`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from laconic.plan import products
 from laconic.plan.cluster import Line
 from laconic.plan.footprint import state_bytes
 from laconic.plan.layout import all_reduce_seconds
@@ -75,27 +77,39 @@ def layer_passes(
     flops: float,
     line: Line,
     memory_bandwidth: float = math.inf,
+    units: int = 0,
 ) -> Passes:
     """Of one layer cut ``tensor`` ways, whose workers are joined by ``line``."""
     there, back = touched(model, training, micro_batch, tensor)
-    forward = layer_flops(model, micro_batch) / tensor / flops
-    again = {"none": 0.0, "selective": core_flops(model, micro_batch) / tensor / flops, "full": forward}
+    if units:
+        linear = products.seconds(products.linear(model, micro_batch, tensor), flops, units)
+        core = products.seconds(products.core(model, micro_batch, tensor), flops, units)
+        forward, backward = linear[0] + core[0], linear[1] + core[1]
+        again = {"none": 0.0, "selective": core[0], "full": forward}
+    else:
+        forward = layer_flops(model, micro_batch) / tensor / flops
+        backward = 2 * forward
+        again = {"none": 0.0, "selective": core_flops(model, micro_batch) / tensor / flops, "full": forward}
     one = all_reduce_seconds(line, tensor, boundary_bytes(model, training, micro_batch))
     return Passes(
         forward + there / memory_bandwidth,
-        2 * forward + again[training.recompute] + back / memory_bandwidth,
+        backward + again[training.recompute] + back / memory_bandwidth,
         2 * one,
         (reductions(training) - 2) * one,
     )
 
 
 def head_passes(
-    model: Transformer, training: Training, micro_batch: int, tensor: int, flops: float, line: Line
+    model: Transformer, training: Training, micro_batch: int, tensor: int, flops: float, line: Line, units: int = 0
 ) -> Passes:
     """Of the head and the loss, whose vocabulary is cut ``tensor`` ways: three all-reduces of a number a token."""
-    seconds = head_flops(model, micro_batch) / tensor / flops
+    if units:
+        forward, backward = products.seconds(products.head(model, micro_batch, tensor), flops, units)
+    else:
+        forward = head_flops(model, micro_batch) / tensor / flops / 3
+        backward = 2 * forward
     loss = 3 * all_reduce_seconds(line, tensor, 4.0 * micro_batch * model.sequence)
-    return Passes(seconds / 3, 2 * seconds / 3, loss)
+    return Passes(forward, backward, loss)
 
 
 def optimizer_seconds(training: Training, parameters: float, data: int, memory_bandwidth: float = math.inf) -> float:

@@ -191,7 +191,9 @@ def _least(job: Job, layout: Layout, cut: Stages) -> float:
         return least_seconds(job, layout, cut)
     # Another order may be faster than this one. But some stage has this many layers, on no faster machines than these.
     shape, training = layout.shape, job.training
-    one = layer_passes(job.model, training, shape.micro_batch, shape.tensor, max(rates), NO_LINE, job.memory_bandwidth)
+    one = layer_passes(
+        job.model, training, shape.micro_batch, shape.tensor, max(rates), NO_LINE, job.memory_bandwidth, job.units
+    )
     return shape.micro_batches(training.batch) * -(-job.model.layers // shape.pipeline) * (one.there + one.back)
 
 
