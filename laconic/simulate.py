@@ -27,6 +27,7 @@ class Agreement:
         self.by_clock = recipe.seconds is not None
         self.begun = [0] * recipe.workers
         self.last: int | None = None
+        self.behind = 0.0
         self.reason: str | None = None
         self.interrupted = False
 
@@ -34,6 +35,7 @@ class Agreement:
         """End after the furthest step that anybody is in."""
         if self.last is None:
             self.last, self.reason = max(self.begun), reason
+            self.behind = self.last / max(1, min(self.begun)) - 1
 
 
 class CommonEnding(ending.Ending):
@@ -50,6 +52,11 @@ class CommonEnding(ending.Ending):
     def reason(self) -> str | None:  # type: ignore[override]
         """Why the run ends, once it does."""
         return self._agreement.reason
+
+    @property
+    def behind(self) -> float:  # type: ignore[override]
+        """Rounds that the slowest still had to take, for each that it had taken."""
+        return self._agreement.behind
 
     def ask(self, reason: str) -> None:
         """Ask for the end."""

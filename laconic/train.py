@@ -45,6 +45,7 @@ CURVE_SHARE = 4  # the curve is measured on one batch in so many; the final loss
 CALIBRATION = 16  # batches of each worker from which normalisation is estimated again after a merge
 FLUSH_SECONDS = 0.5
 EVALUATION_SECONDS = 7 * 24 * 3600.0  # a worker that dies meanwhile is noticed by its closed connection
+SLACK = 2.0  # times what the slowest worker should still need, before it counts as silent
 
 
 def main(folder: str) -> int:
@@ -146,10 +147,14 @@ class Worker:
             ready.write_text(str(os.getpid()))
         self._train()
         ended = self._meter()
+        patience = self.link.timeout
+        # A worker that takes the steps that it is behind is not silent.
+        self.link.timeout += SLACK * self.ending.behind * self.seconds
         self.attached.drain()
         # What was under way has left by now; the seconds are those of the steps.
         self.trained = self._meter() | {name: ended[name] for name in ("seconds_waiting", "seconds_compressing")}
         self.link.barrier()
+        self.link.timeout = patience
         self._save()  # as it is before the finish, so that more steps may follow
         if self.ending.reason != "interrupted":
             self._look_apart()

@@ -34,7 +34,7 @@ def run_here(monkeypatch, recipe: Recipe, folder: Path) -> Path:
             train.Worker(folder, recipe).run()
 
         try:
-            memory.run(recipe.workers, work)
+            memory.run(recipe.workers, work, timeout=recipe.timeout)
         finally:
             torch.set_num_threads(threads)  # one worker takes all cores, and the process would keep them
     return folder

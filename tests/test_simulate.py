@@ -114,6 +114,13 @@ def test_a_run_of_so_many_virtual_seconds_ends_after_the_same_step_everywhere(si
             assert steps[0] in (17, 18)  # another may have begun one more, a moment before worker 0 ended it
 
 
+def test_the_steps_that_a_slow_worker_is_behind_at_the_end_are_no_silence(simulated_run, tmp_path):
+    run = simulated_run(recipe("alone", seconds=0.5, slow=("1:4",), timeout=0.2), tmp_path)
+    fast, slow = (lines(run / name)[-1] for name in ("metrics.jsonl", "metrics-1.jsonl"))
+    assert fast["step"] == slow["step"]
+    assert slow["seconds"] > fast["seconds"] + 1.0
+
+
 @pytest.mark.parametrize("method", ["ddp", "noloco", "streaming-diloco"])
 def test_a_resumed_simulation_ends_with_the_bits_of_one_that_was_never_cut(method, simulated_run, tmp_path):
     settings = {"noloco": {"every": 4}, "streaming-diloco": {"every": 6, "fragments": 2, "overlap": 2}}.get(method, {})

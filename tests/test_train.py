@@ -268,6 +268,15 @@ def test_workers_of_very_different_speed_end_after_the_same_step(tmp_path, monke
     assert len(last) == 1
 
 
+def test_the_steps_that_a_slow_worker_is_behind_at_the_end_are_no_silence(tmp_path, monkeypatch):
+    """It needs three times as long as the run has taken by then, which is far more than the patience with a message."""
+    uneven = recipe("alone", seconds=0.5, options={"wait": 0.05, "slow": 1}, workers=2, timeout=0.3)
+    run = run_here(monkeypatch, uneven, tmp_path)
+    fast, slow = (lines(run / name) for name in ("metrics.jsonl", "metrics-1.jsonl"))
+    assert len(fast) == len(slow)
+    assert slow[-1]["seconds"] - fast[-1]["seconds"] > 0.3
+
+
 def test_a_finished_run_that_is_resumed_takes_no_step_more(tmp_path, monkeypatch):
     run = run_here(monkeypatch, recipe(steps=5), tmp_path)
     before = checkpoint(run, 5, 1)

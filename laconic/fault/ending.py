@@ -45,6 +45,7 @@ class Ending:
         self._last: int | None = None
         self._agreed = threading.Event()
         self.reason: str | None = None
+        self.behind = 0.0  # once agreed: rounds that the slowest worker still had to take, for each that it had taken
         if size > 1:
             threading.Thread(target=self._watch, name="laconic-ending", daemon=True).start()
 
@@ -86,6 +87,7 @@ class Ending:
             self._store.set(f"ending/{self._rank}", str(mine))
             stated = self._stated()
             self._last = self._begun if stated is None else max(stated)
+            self.behind = 0.0 if stated is None else max(stated) / max(1, min(stated)) - 1
         except RuntimeError:
             self._last = self._begun  # the store is gone, and so is the run: stop at once
         finally:
