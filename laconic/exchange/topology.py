@@ -80,7 +80,7 @@ def shape(text: str, seed: int = 0) -> Shape:
     if rounds is not None:
         print_ = hashlib.sha256(repr(rounds).encode()).hexdigest()[:8]
         label = text if WRITTEN.fullmatch(text) and len(text) <= 40 else f"{Path(text).name[:40]} {print_}"
-        make: Callable[[int], tuple[Edges, ...]] = lambda size: _fitting(label, rounds, size)  # noqa: E731
+        make: Callable[[int], Topology] = lambda size: _of_edges(label, size, rounds)  # noqa: E731
     else:
         name, colon, value = text.partition(":")
         if name not in MAKERS or (colon and name not in ("random", "regular")):
@@ -89,15 +89,26 @@ def shape(text: str, seed: int = 0) -> Shape:
         if name in ("random", "regular"):
             _check_number(name, number)
         label = text
-        make = lambda size: MAKERS[name](size, number, f"graph/{seed}/{size}") if size > 1 else ((),)  # noqa: E731
+        make = lambda size: _named(label, size, name, number, seed)  # noqa: E731
 
-    @lru_cache(maxsize=4)
-    def among(size: int) -> Topology:
-        made = Topology(label, size, make(size))
-        _check_connected(made)
-        return made
+    return Shape(label, lru_cache(maxsize=4)(make))
 
-    return Shape(label, among)
+
+@lru_cache(maxsize=8)
+def _of_edges(label: str, size: int, rounds: tuple[Edges, ...]) -> Topology:
+    """The same for all workers of a process, of whom there may be a thousand."""
+    return _connected(Topology(label, size, _fitting(label, rounds, size)))
+
+
+@lru_cache(maxsize=8)
+def _named(label: str, size: int, name: str, number: float | None, seed: int) -> Topology:
+    rounds = MAKERS[name](size, number, f"graph/{seed}/{size}") if size > 1 else ((),)
+    return _connected(Topology(label, size, rounds))
+
+
+def _connected(made: Topology) -> Topology:
+    _check_connected(made)
+    return made
 
 
 # -- edges that are given ----------------------------------------------------------------------------------------
