@@ -234,7 +234,7 @@ def test_a_token_whose_holder_is_lost_goes_on_from_the_copy_of_who_sent_it_and_t
     ended = next(token for token in after[-1] if token is not None)
     assert ended.hops > 40
     net = model()
-    start = float(loss(net, batch(99, 99, rows=64)))
+    start = float(loss(net, batch(99, 99, rows=64)).detach())
     holder = next(rank for rank in range(5) if rank != dead and seen[rank][0][-1] is not None)
     with torch.no_grad():
         for p, w in zip(net.parameters(), seen[holder][1], strict=True):
