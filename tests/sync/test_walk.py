@@ -239,7 +239,7 @@ def test_a_token_whose_holder_is_lost_goes_on_from_the_copy_of_who_sent_it_and_t
     with torch.no_grad():
         for p, w in zip(net.parameters(), seen[holder][1], strict=True):
             p.copy_(w)
-    assert float(loss(net, batch(99, 99, rows=64))) < start - 0.05, "and it has learned"
+    assert float(loss(net, batch(99, 99, rows=64)).detach()) < start - 0.05, "and it has learned"
 
 
 @pytest.mark.filterwarnings("ignore:worker 0")
