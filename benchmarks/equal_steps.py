@@ -9,7 +9,7 @@ sparsity, over a twentieth more.
     python benchmarks/equal_steps.py [--steps 2000] [--seeds 2] [--only fashion] [--ways dense,dgc]
                                      [--batch-size 2] [--size micro] [--rate dgc=0.8]
 
-A way is named by its label or a part of it.
+``--ways`` takes whole labels, and words that stand for all labels they are in.
 
 Every way has dense's seeds, so that what is over dense is known better than either: its standard error is of the pairs.
 """

@@ -106,11 +106,6 @@ def _named(label: str, size: int, name: str, number: float | None, seed: int) ->
     return _connected(Topology(label, size, rounds))
 
 
-def _connected(made: Topology) -> Topology:
-    _check_connected(made)
-    return made
-
-
 # -- edges that are given ----------------------------------------------------------------------------------------
 
 
@@ -254,8 +249,8 @@ def _both(edges: Iterable[tuple[int, int]]) -> Edges:
 # -- whether it holds together -----------------------------------------------------------------------------------
 
 
-def _check_connected(made: Topology) -> None:
-    """Refuse a graph in which something never gets from one worker to another, over all rounds together."""
+def _connected(made: Topology) -> Topology:
+    """The graph itself; one in which something never gets from one worker to another, over all rounds, is refused."""
     union = tuple({edge for edges in made.rounds for edge in edges})
     here = _reached(made.size, union)
     if len(here) < made.size and all((b, a) in union for a, b in union):
@@ -269,6 +264,7 @@ def _check_connected(made: Topology) -> None:
             raise ConfigError(
                 f"graph {made.name}: not connected: no way leads {way} {_workers(set(range(made.size)) - met)}"
             )
+    return made
 
 
 def _reached(size: int, edges: Edges) -> set[int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from laconic.errors import ConfigError
-from laconic.exchange import graph, push_sum
+from laconic.exchange import graph, push_sum, topology
 from laconic.exchange.mixing import contraction, keeping_the_mean, keeping_the_sum, mean_matrix, sum_matrix
 from laconic.exchange.topology import shape
 
@@ -41,8 +41,25 @@ def test_each_of_16_workers_has_as_many_neighbours_as_the_graph_promises(name, d
 
 def test_random_graphs_are_drawn_from_the_seed_alone():
     for name in ("random", "regular:3"):
-        assert shape(name, 1).among(20).rounds == shape(name, 1).among(20).rounds
-        assert shape(name, 1).among(20).rounds != shape(name, 2).among(20).rounds
+        first = shape(name, 1).among(20)
+        topology._named.cache_clear()  # as in another process
+        again = shape(name, 1).among(20)
+        assert again is not first
+        assert again.rounds == first.rounds
+        assert again.rounds != shape(name, 2).among(20).rounds
+
+
+def test_all_workers_of_a_process_have_one_graph_and_a_file_that_changed_is_another(tmp_path):
+    """A thousand simulated workers would each check it, which takes longer than their round."""
+    assert shape("one-peer").among(8) is shape("one-peer").among(8)
+    assert shape("0-1,1-2").among(3) is shape("0-1,1-2").among(3)
+    file = tmp_path / "edges.txt"
+    seen = []
+    for edges in ("0-1\n1-2\n", "0-1\n0-2\n", "0-1\n1-2\n"):
+        file.write_text(edges)
+        seen.append(shape(str(file)).among(3))
+    assert seen[0].rounds != seen[1].rounds
+    assert seen[0] is seen[2]
 
 
 def test_edges_may_be_written_in_a_line_or_in_a_file_and_change_from_round_to_round(tmp_path):
